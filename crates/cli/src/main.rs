@@ -1,0 +1,2 @@
+//! The `anemone` command.
+fn main() {}
