@@ -309,6 +309,9 @@ fn f64_to_fp8(dtype: DType, x: f64) -> u8 {
     if x.is_nan() {
         return sign | nan;
     }
+    if x.is_infinite() {
+        return sign | beyond;
+    }
     let (m_bits, bias) = fp8_format(dtype);
     let a = x.abs();
     // The spacing of numbers around `a`, not below that of the subnormals.
