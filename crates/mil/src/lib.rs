@@ -4,5 +4,6 @@
 pub mod error;
 pub mod ir;
 pub mod tensor;
+pub mod weights;
 
 pub use error::{Diagnostic, Error, Result};
