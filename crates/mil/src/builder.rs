@@ -137,9 +137,8 @@ impl Builder {
     /// If it is no such tensor.
     pub fn shape(&self, v: Value) -> Result<Vec<usize>> {
         let ty = self.tensor_ty(v)?;
-        ty.fixed_shape().ok_or_else(|| {
-            invalid("type", format!("`{}` has type {ty}, expected a fixed shape", self.name(v)))
-        })
+        ty.fixed_shape()
+            .ok_or_else(|| invalid("type", format!("`{}` has type {ty}, expected a fixed shape", self.name(v))))
     }
 
     /// The name of a value.
@@ -336,13 +335,17 @@ impl CallBuilder<'_> {
                 .iter()
                 .map(|p| {
                     let vs = bound.get(p.name)?;
-                    Some(if p.variadic { Operand::Many(vs.iter().map(bind).collect()) } else { Operand::One(bind(&vs[0])) })
+                    Some(if p.variadic {
+                        Operand::Many(vs.iter().map(bind).collect())
+                    } else {
+                        Operand::One(bind(&vs[0]))
+                    })
                 })
                 .collect();
             ops::infer(&Args { def, operands }).map_err(|e| {
-                let shapes: Vec<String> =
-                    args.iter().filter_map(|a| describe(b, &bound, &a.name)).collect();
-                call_error(self.op, &base, &e).note_if(!shapes.is_empty(), format!("arguments: {}", shapes.join(", ")))
+                let shapes: Vec<String> = args.iter().filter_map(|a| describe(b, &bound, &a.name)).collect();
+                call_error(self.op, &base, &e)
+                    .note_if(!shapes.is_empty(), format!("arguments: {}", shapes.join(", ")))
             })
         };
         let types = types.map_err(|d| Error::invalid(vec![d]))?;
@@ -373,8 +376,11 @@ impl CallBuilder<'_> {
 /// The types of the arguments that are not constants of the text: what a shape error is about.
 fn describe(b: &Builder, bound: &HashMap<&str, Vec<Value>>, arg: &str) -> Option<String> {
     let vs = bound.get(arg)?;
-    let shown: Vec<String> =
-        vs.iter().filter(|v| b.value_of(**v).is_none()).map(|v| format!("`{}` {}", b.name(*v), b.ty(*v))).collect();
+    let shown: Vec<String> = vs
+        .iter()
+        .filter(|v| b.value_of(**v).is_none())
+        .map(|v| format!("`{}` {}", b.name(*v), b.ty(*v)))
+        .collect();
     (!shown.is_empty()).then(|| format!("{arg} = {}", shown.join(" and ")))
 }
 

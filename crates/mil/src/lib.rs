@@ -3,13 +3,19 @@
 
 pub mod builder;
 pub mod error;
+pub mod eval;
+pub mod grad;
 pub mod ir;
 pub mod limits;
 pub mod ops;
 pub mod tensor;
 pub mod valid;
+pub mod weights;
 
 pub use builder::Builder;
 pub use error::{Diagnostic, Error, Result};
+pub use eval::Interpreter;
 pub use limits::{Chip, Limits};
+pub use tensor::Tensor;
 pub use valid::{ValidProgram, validate};
+pub use weights::Weights;

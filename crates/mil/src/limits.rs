@@ -252,8 +252,11 @@ impl Rule {
                 io.filter(|(_, v)| f.value(**v).ty.as_tensor().is_some_and(|t| t.dtype == dtype))
                     .map(|(side, v)| {
                         let v = f.value(*v);
-                        self.finding(format!("{side} `{}` is {}: no {dtype} inputs and outputs here", v.name, v.ty))
-                            .at(v.span, "")
+                        self.finding(format!(
+                            "{side} `{}` is {}: no {dtype} inputs and outputs here",
+                            v.name, v.ty
+                        ))
+                        .at(v.span, "")
                     })
                     .collect()
             }
@@ -261,12 +264,12 @@ impl Rule {
                 .filter(|c| c.op.name == op)
                 .map(|c| self.finding(format!("op `{op}` (`{}`) is not taken here", f.label(c))).at(c.span, ""))
                 .collect(),
-            Check::Elements(dtype) => self.values(f, |t| {
-                (t.dtype == dtype).then(|| format!("no {dtype} elements here"))
-            }),
-            Check::MaxRank(max) => self.values(f, |t| {
-                (t.shape.len() > max).then(|| format!("rank {} is above {max}", t.shape.len()))
-            }),
+            Check::Elements(dtype) => {
+                self.values(f, |t| (t.dtype == dtype).then(|| format!("no {dtype} elements here")))
+            }
+            Check::MaxRank(max) => {
+                self.values(f, |t| (t.shape.len() > max).then(|| format!("rank {} is above {max}", t.shape.len())))
+            }
             Check::MaxAxis(max) => self.values(f, |t| {
                 let over = t.shape.iter().filter_map(|d| d.fixed()).find(|&d| d as u64 > max)?;
                 Some(format!("size {over} is above {max}"))
@@ -276,7 +279,12 @@ impl Rule {
                 files.sort_unstable();
                 files.dedup();
                 match files.len() > max {
-                    true => vec![self.finding(format!("the program refers to {} weights files, at most {max}", files.len()))],
+                    true => {
+                        vec![self.finding(format!(
+                            "the program refers to {} weights files, at most {max}",
+                            files.len()
+                        ))]
+                    }
                     false => Vec::new(),
                 }
             }

@@ -11,6 +11,8 @@ mod reduce;
 mod shape;
 mod vjp;
 
+#[cfg(test)]
+mod gradcheck;
 
 pub use args::{Args, Bound, Operand, infer};
 pub use vjp::Vjp;
@@ -247,7 +249,13 @@ pub fn find(name: &str, opset: Opset) -> Option<Result<&'static OpDef, Opset>> {
 
 /// The name of an op that `name` may have been meant for.
 pub fn nearest(name: &str) -> Option<&'static str> {
-    TABLE.keys().copied().map(|k| (distance(name, k), k)).filter(|(d, k)| *d <= 1 + k.len() / 4).min().map(|(_, k)| k)
+    TABLE
+        .keys()
+        .copied()
+        .map(|k| (distance(name, k), k))
+        .filter(|(d, k)| *d <= 1 + k.len() / 4)
+        .min()
+        .map(|(_, k)| k)
 }
 
 /// Levenshtein's distance.

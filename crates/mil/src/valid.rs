@@ -342,8 +342,10 @@ impl<'a> Resolver<'a> {
     fn lookup(&mut self, call: &Call, opset: Opset) -> Option<&'static OpDef> {
         let finding = match ops::find(&call.op, opset) {
             Some(Ok(op)) => return Some(op),
-            Some(Err(since)) => Diagnostic::error("op-set", format!("op `{}` comes with {since}, not {opset}", call.op))
-                .note(format!("declare the function as `main<{since}>`")),
+            Some(Err(since)) => {
+                Diagnostic::error("op-set", format!("op `{}` comes with {since}, not {opset}", call.op))
+                    .note(format!("declare the function as `main<{since}>`"))
+            }
             None => {
                 let d = Diagnostic::error("unknown-op", format!("op `{}` does not exist", call.op));
                 match ops::nearest(&call.op) {
@@ -364,9 +366,12 @@ impl<'a> Resolver<'a> {
             let Some((place, param)) = op.param(&arg.name) else {
                 let names: Vec<&str> = op.params.iter().map(|p| p.name).collect();
                 self.findings.push(
-                    Diagnostic::error("unknown-argument", format!("op `{}` has no parameter `{}`", op.name, arg.name))
-                        .at(arg.span, "")
-                        .note(format!("its parameters are {}", names.join(", "))),
+                    Diagnostic::error(
+                        "unknown-argument",
+                        format!("op `{}` has no parameter `{}`", op.name, arg.name),
+                    )
+                    .at(arg.span, "")
+                    .note(format!("its parameters are {}", names.join(", "))),
                 );
                 continue;
             };
@@ -375,7 +380,8 @@ impl<'a> Resolver<'a> {
                 self.findings.push(Diagnostic::error("duplicate-name", message).at(arg.span, "again here"));
             }
             if matches!(arg.value, ArgValue::Tuple(_)) && !param.variadic {
-                let message = format!("argument `{}` of op `{}` takes one value, found a tuple", arg.name, op.name);
+                let message =
+                    format!("argument `{}` of op `{}` takes one value, found a tuple", arg.name, op.name);
                 self.findings.push(Diagnostic::error("type", message).at(arg.span, ""));
             }
             let mut ids = Vec::new();
@@ -419,9 +425,16 @@ impl<'a> Resolver<'a> {
         for (arg, p) in args.iter().zip(op.params) {
             if let Some(ids) = arg
                 && p.constant
-                && let Some(v) = ids.ids().iter().map(|v| &self.values[v.index()]).find(|v| matches!(v.origin, Origin::Input | Origin::Call))
+                && let Some(v) = ids
+                    .ids()
+                    .iter()
+                    .map(|v| &self.values[v.index()])
+                    .find(|v| matches!(v.origin, Origin::Input | Origin::Call))
             {
-                let message = format!("op `{}` (`{name}`): argument `{}` must be a constant, `{}` is not", op.name, p.name, v.name);
+                let message = format!(
+                    "op `{}` (`{name}`): argument `{}` must be a constant, `{}` is not",
+                    op.name, p.name, v.name
+                );
                 self.findings.push(Diagnostic::error("type", message).at(call.span, ""));
                 return;
             }
@@ -433,14 +446,19 @@ impl<'a> Resolver<'a> {
         let types = match ops::infer(&Args { def: op, operands }) {
             Ok(types) => types,
             Err(e) => {
-                let span = e.param.and_then(|p| call.args.iter().find(|a| a.name == p)).map_or(call.span, |a| a.span);
+                let span =
+                    e.param.and_then(|p| call.args.iter().find(|a| a.name == p)).map_or(call.span, |a| a.span);
                 self.findings.push(call_error(op.name, name, &e).at(span, ""));
                 return;
             }
         };
         if types.len() != call.outputs.len() {
-            let message =
-                format!("op `{}` (`{name}`) has {} outputs here, {} are declared", op.name, types.len(), call.outputs.len());
+            let message = format!(
+                "op `{}` (`{name}`) has {} outputs here, {} are declared",
+                op.name,
+                types.len(),
+                call.outputs.len()
+            );
             self.findings.push(Diagnostic::error("type", message).at(call.span, ""));
             return;
         }

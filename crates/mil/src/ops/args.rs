@@ -202,7 +202,10 @@ impl<'a> Args<'a> {
 fn normalize_axis(name: &'static str, axis: i64, rank: usize) -> OpResult<usize> {
     let from_start = if axis < 0 { axis + rank as i64 } else { axis };
     usize::try_from(from_start).ok().filter(|&a| a < rank).ok_or_else(|| {
-        OpError::arg(name, format!("is {axis}, expected {} to {} for a tensor of rank {rank}", -(rank as i64), rank as i64 - 1))
+        OpError::arg(
+            name,
+            format!("is {axis}, expected {} to {} for a tensor of rank {rank}", -(rank as i64), rank as i64 - 1),
+        )
     })
 }
 
@@ -225,11 +228,17 @@ pub fn infer(args: &Args<'_>) -> OpResult<Vec<Type>> {
             let (Type::Tensor(t) | Type::State(t)) = b.ty else { continue };
             if !p.types.contains(&t.dtype) {
                 let takes: Vec<&str> = p.types.iter().map(|d| d.as_str()).collect();
-                return Err(OpError::arg(p.name, format!("has type {t}, expected elements of {}", takes.join(", "))));
+                return Err(OpError::arg(
+                    p.name,
+                    format!("has type {t}, expected elements of {}", takes.join(", ")),
+                ));
             }
             match groups.iter().find(|(g, ..)| *g == p.group) {
                 Some((_, other, dtype)) if *dtype != t.dtype => {
-                    return Err(OpError::arg(p.name, format!("has type {t}, expected {dtype} elements like `{other}`")));
+                    return Err(OpError::arg(
+                        p.name,
+                        format!("has type {t}, expected {dtype} elements like `{other}`"),
+                    ));
                 }
                 Some(_) => {}
                 None if p.group == ' ' => {}

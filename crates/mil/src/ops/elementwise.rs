@@ -91,6 +91,14 @@ pub(super) const OPS: &[OpDef] = &[
     comparison!("less", |x, y| x < y),
     comparison!("less_equal", |x, y| x <= y),
     comparison!("not_equal", |x, y| x != y),
+    OpDef {
+        name: "identity",
+        since: Opset::Ios13,
+        params: &[Param::new("x", ANY)],
+        infer: |args| Ok(vec![args.ty("x")?.clone().into()]),
+        eval: Eval::By(|args| Ok(vec![args.tensor("x")?.clone().into()])),
+        vjp: Some(identity_vjp),
+    },
     unary!("relu", NUMBER, |x| if x < 0.0 { 0.0 } else { x }, Some(relu_vjp)),
     unary!("sigmoid", FLOAT, |x| 1.0 / (1.0 + (-x).exp()), Some(sigmoid_vjp)),
     unary!("tanh", FLOAT, f64::tanh, Some(tanh_vjp)),
@@ -128,11 +136,7 @@ pub(super) const OPS: &[OpDef] = &[
         vjp: Some(select_vjp),
     },
     CAST,
-    OpDef {
-        since: Opset::Ios17,
-        params: &[Param::new("x", CAST_17), Param::constant("dtype", STRING)],
-        ..CAST
-    },
+    OpDef { since: Opset::Ios17, params: &[Param::new("x", CAST_17), Param::constant("dtype", STRING)], ..CAST },
 ];
 
 /// `f` of each element of a tensor of numbers.
@@ -154,16 +158,23 @@ fn zip(args: &Args<'_>, f: fn(f64, f64) -> f64, i: fn(i64, i64) -> i64) -> OpRes
     let (x, y) = (args.tensor("x")?, args.tensor("y")?);
     let shape = broadcast_shapes(x.shape(), y.shape())?;
     let (x, y) = (stretched(x, &shape), stretched(y, &shape));
-    Ok(vec![match (x.data(), y.data()) {
-        (Data::Float(a), Data::Float(b)) => {
-            Tensor::float(x.dtype(), &shape, a.iter().zip(b.iter()).map(|(&a, &b)| f(a, b)).collect())
+    Ok(vec![
+        match (x.data(), y.data()) {
+            (Data::Float(a), Data::Float(b)) => {
+                Tensor::float(x.dtype(), &shape, a.iter().zip(b.iter()).map(|(&a, &b)| f(a, b)).collect())
+            }
+            (Data::Int(a), Data::Int(b)) => {
+                Tensor::int(x.dtype(), &shape, a.iter().zip(b.iter()).map(|(&a, &b)| i(a, b)).collect())
+            }
+            _ => {
+                return Err(OpError::arg(
+                    "y",
+                    format!("has type {}, expected {} elements like `x`", y.ty(), x.dtype()),
+                ));
+            }
         }
-        (Data::Int(a), Data::Int(b)) => {
-            Tensor::int(x.dtype(), &shape, a.iter().zip(b.iter()).map(|(&a, &b)| i(a, b)).collect())
-        }
-        _ => return Err(OpError::arg("y", format!("has type {}, expected {} elements like `x`", y.ty(), x.dtype()))),
-    }
-    .into()])
+        .into(),
+    ])
 }
 
 /// `x` broadcast to `shape`, which it fits.
@@ -234,15 +245,17 @@ fn cast_infer(args: &Args<'_>) -> OpResult<Vec<Type>> {
 fn cast_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
     let x = args.tensor("x")?;
     let dtype = DType::from_name(args.str("dtype")?).unwrap_or(x.dtype());
-    Ok(vec![match x.data() {
-        Data::Int(i) if !dtype.is_float() => Tensor::int(dtype, x.shape(), i.to_vec()),
-        // To bool, whatever is not 0 counts as true, fractions too.
-        Data::Float(f) if dtype == DType::Bool => {
-            Tensor::int(dtype, x.shape(), f.iter().map(|&x| (x != 0.0).into()).collect())
+    Ok(vec![
+        match x.data() {
+            Data::Int(i) if !dtype.is_float() => Tensor::int(dtype, x.shape(), i.to_vec()),
+            // To bool, whatever is not 0 counts as true, fractions too.
+            Data::Float(f) if dtype == DType::Bool => {
+                Tensor::int(dtype, x.shape(), f.iter().map(|&x| (x != 0.0).into()).collect())
+            }
+            _ => from_f64s(dtype, x.shape(), x.to_f64s()),
         }
-        _ => from_f64s(dtype, x.shape(), x.to_f64s()),
-    }
-    .into()])
+        .into(),
+    ])
 }
 
 fn cast_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
@@ -360,4 +373,9 @@ fn select_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
         }
     }
     Ok(())
+}
+
+fn identity_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
+    let dy = v.dy()?;
+    v.give("x", dy)
 }

@@ -77,7 +77,10 @@ impl Conv {
         if let Dim::Fixed(o) = w.shape[0]
             && o % groups as u64 != 0
         {
-            return Err(OpError::arg("weight", format!("has {o} output channels, which {groups} groups do not divide")));
+            return Err(OpError::arg(
+                "weight",
+                format!("has {o} output channels, which {groups} groups do not divide"),
+            ));
         }
         if args.has("bias") {
             let bias = args.ty("bias")?;
@@ -99,7 +102,8 @@ impl Conv {
             };
             let (stride, dilation) = (strides[i] as u64, dilations[i] as u64);
             let too_large = || OpError::arg("x", format!("has shape {}, which padding makes too large", show(x)));
-            let window = k.checked_sub(1).and_then(|k| k.checked_mul(dilation)?.checked_add(1)).ok_or_else(too_large)?;
+            let window =
+                k.checked_sub(1).and_then(|k| k.checked_mul(dilation)?.checked_add(1)).ok_or_else(too_large)?;
             let (lo, hi) = match pad_type {
                 "valid" => (0, 0),
                 "custom" => {
@@ -109,7 +113,8 @@ impl Conv {
                     })?
                 }
                 "same" | "same_lower" => {
-                    let total = ((d.div_ceil(stride)).saturating_sub(1) * stride).saturating_add(window).saturating_sub(d);
+                    let total =
+                        ((d.div_ceil(stride)).saturating_sub(1) * stride).saturating_add(window).saturating_sub(d);
                     // The odd element comes last for `same`, first for `same_lower`.
                     let less = total / 2;
                     if pad_type == "same" { (less, total - less) } else { (total - less, less) }
@@ -121,7 +126,10 @@ impl Conv {
             };
             let padded = d.checked_add(lo).and_then(|d| d.checked_add(hi)).ok_or_else(too_large)?;
             let room = padded.checked_sub(window).ok_or_else(|| {
-                OpError::arg("x", format!("has {padded} padded elements on axis {}, fewer than the window of {window}", 2 + i))
+                OpError::arg(
+                    "x",
+                    format!("has {padded} padded elements on axis {}, fewer than the window of {window}", 2 + i),
+                )
             })?;
             shape.push(Dim::Fixed(room / stride + 1));
             before.push(lo as usize);
@@ -135,7 +143,10 @@ fn show(t: &TensorType) -> String {
 }
 
 fn positive(name: &'static str, x: i64) -> OpResult<usize> {
-    usize::try_from(x).ok().filter(|&x| x > 0).ok_or_else(|| OpError::arg(name, format!("is {x}, expected 1 or more")))
+    usize::try_from(x)
+        .ok()
+        .filter(|&x| x > 0)
+        .ok_or_else(|| OpError::arg(name, format!("is {x}, expected 1 or more")))
 }
 
 /// A positive size for each of `n` spatial axes.
@@ -264,7 +275,11 @@ fn matmul_type(args: &Args<'_>) -> OpResult<TensorType> {
     if let (Dim::Fixed(a), Dim::Fixed(b)) = (k, k2)
         && a != b
     {
-        return Err(OpError::new(format!("shapes {} and {} do not match: {a} columns meet {b} rows", show(x), show(y))));
+        return Err(OpError::new(format!(
+            "shapes {} and {} do not match: {a} columns meet {b} rows",
+            show(x),
+            show(y)
+        )));
     }
     let mut shape = super::elementwise::broadcast_dims(&xs[..xs.len() - 2], &ys[..ys.len() - 2])?;
     if x.shape.len() > 1 {
@@ -309,11 +324,13 @@ fn matmul_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
             }
         }
     }
-    Ok(vec![match x.dtype().is_float() {
-        true => Tensor::float(x.dtype(), &out_shape, out),
-        false => Tensor::int(x.dtype(), &out_shape, out.into_iter().map(|x| x as i64).collect()),
-    }
-    .into()])
+    Ok(vec![
+        match x.dtype().is_float() {
+            true => Tensor::float(x.dtype(), &out_shape, out),
+            false => Tensor::int(x.dtype(), &out_shape, out.into_iter().map(|x| x as i64).collect()),
+        }
+        .into(),
+    ])
 }
 
 /// With `z = op(x) op(y)`: `d op(x) = dz op(y)^T`, `d op(y) = op(x)^T dz`, transposed back where `op` transposes.

@@ -27,8 +27,16 @@ macro_rules! reduction {
 pub(super) const OPS: &[OpDef] = &[
     reduction!("reduce_sum", |x| x.iter().sum(), Some(sum_vjp)),
     reduction!("reduce_mean", |x| x.iter().sum::<f64>() / x.len() as f64, Some(mean_vjp)),
-    reduction!("reduce_max", |x| x.iter().fold(f64::NEG_INFINITY, |a, &b| if b > a || b.is_nan() { b } else { a }), Some(extreme_vjp)),
-    reduction!("reduce_min", |x| x.iter().fold(f64::INFINITY, |a, &b| if b < a || b.is_nan() { b } else { a }), Some(extreme_vjp)),
+    reduction!(
+        "reduce_max",
+        |x| x.iter().fold(f64::NEG_INFINITY, |a, &b| if b > a || b.is_nan() { b } else { a }),
+        Some(extreme_vjp)
+    ),
+    reduction!(
+        "reduce_min",
+        |x| x.iter().fold(f64::INFINITY, |a, &b| if b < a || b.is_nan() { b } else { a }),
+        Some(extreme_vjp)
+    ),
     reduction!("reduce_sum_square", |x| x.iter().map(|x| x * x).sum(), Some(sum_square_vjp)),
 ];
 
@@ -62,11 +70,13 @@ fn reduce(args: &Args<'_>, f: fn(&[f64]) -> f64) -> OpResult<Vec<Value>> {
         groups[at].push(value);
     }
     let out: Vec<f64> = groups.iter().map(|g| f(g)).collect();
-    Ok(vec![match x.dtype().is_float() {
-        true => Tensor::float(x.dtype(), &shape, out),
-        false => Tensor::int(x.dtype(), &shape, out.into_iter().map(|x| x as i64).collect()),
-    }
-    .into()])
+    Ok(vec![
+        match x.dtype().is_float() {
+            true => Tensor::float(x.dtype(), &shape, out),
+            false => Tensor::int(x.dtype(), &shape, out.into_iter().map(|x| x as i64).collect()),
+        }
+        .into(),
+    ])
 }
 
 /// `value` in the shape it has with `keep_dims`, so that it broadcasts against the input.

@@ -13,7 +13,8 @@ pub(super) const OPS: &[OpDef] = &[
         eval: Eval::By(|args| {
             let (x, shape) = (args.tensor("x")?, reshape_type(args)?.fixed_shape().unwrap_or_default());
             let out = x.reshaped(&shape);
-            let message = || OpError::arg("shape", format!("is {shape:?}, which does not hold {} elements", x.len()));
+            let message =
+                || OpError::arg("shape", format!("is {shape:?}, which does not hold {} elements", x.len()));
             Ok(vec![out.ok_or_else(message)?.into()])
         }),
         vjp: Some(reshape_vjp),
@@ -83,7 +84,10 @@ pub(super) const OPS: &[OpDef] = &[
         },
         eval: Eval::By(|args| {
             let sizes = args.ints("shape")?.unwrap_or_default();
-            let shape = sizes.iter().map(|&d| dim("shape", d).map(|d| d.fixed().unwrap_or(0))).collect::<OpResult<Vec<_>>>()?;
+            let shape = sizes
+                .iter()
+                .map(|&d| dim("shape", d).map(|d| d.fixed().unwrap_or(0)))
+                .collect::<OpResult<Vec<_>>>()?;
             Ok(vec![args.tensor("value")?.picked(&shape, |_| 0).into()])
         }),
         vjp: None,
@@ -133,7 +137,10 @@ fn reshape_type(args: &Args<'_>) -> OpResult<TensorType> {
     for (i, &d) in given.iter().enumerate() {
         shape.push(match d {
             -1 => Dim::Any,
-            0 => *x.shape.get(i).ok_or_else(|| OpError::arg("shape", format!("copies size {i} of `x` {x}, which has none")))?,
+            0 => *x
+                .shape
+                .get(i)
+                .ok_or_else(|| OpError::arg("shape", format!("copies size {i} of `x` {x}, which has none")))?,
             _ => dim("shape", d)?,
         });
     }
@@ -145,7 +152,9 @@ fn reshape_type(args: &Args<'_>) -> OpResult<TensorType> {
     if let Some(n) = x.n_elements() {
         match shape.iter().position(|d| *d == Dim::Any) {
             Some(open) => {
-                let rest = product(&[&shape[..open], &shape[open + 1..]].concat()).filter(|&r| r > 0).ok_or_else(misfit)?;
+                let rest = product(&[&shape[..open], &shape[open + 1..]].concat())
+                    .filter(|&r| r > 0)
+                    .ok_or_else(misfit)?;
                 if n % rest != 0 {
                     return Err(misfit());
                 }
@@ -194,7 +203,10 @@ fn slice_dims(args: &Args<'_>) -> OpResult<Vec<Dim>> {
     let Some(size) = args.optional("size").and_then(|t| t.ints()) else { return Ok(vec![Dim::Any; x.len()]) };
     let begin = args.optional("begin").and_then(|t| t.ints());
     if size.len() != x.len() || begin.is_some_and(|b| b.len() != x.len()) {
-        return Err(OpError::arg("size", format!("has {} sizes, expected {} and as many begins", size.len(), x.len())));
+        return Err(OpError::arg(
+            "size",
+            format!("has {} sizes, expected {} and as many begins", size.len(), x.len()),
+        ));
     }
     let one = |axis: usize| -> OpResult<Dim> {
         let (d, s) = (x[axis], size[axis]);
@@ -203,7 +215,10 @@ fn slice_dims(args: &Args<'_>) -> OpResult<Vec<Dim>> {
         let from = if begin[axis] < 0 { begin[axis].saturating_add(d as i64) } else { begin[axis] };
         let s = if s == -1 { d as i64 - from } else { s };
         if from < 0 || s < 0 || from.checked_add(s).is_none_or(|end| end > d as i64) {
-            return Err(OpError::arg("size", format!("takes {s} elements from {from} on axis {axis}, which has {d}")));
+            return Err(OpError::arg(
+                "size",
+                format!("takes {s} elements from {from} on axis {axis}, which has {d}"),
+            ));
         }
         dim("size", s)
     };
@@ -233,7 +248,8 @@ fn slice_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
                 zeros[axis] = n;
                 let zeros: Vec<i32> = zeros.iter().map(|&d| d as i32).collect();
                 let value = Tensor::float(dtype, &[], vec![0.0]);
-                let z = v.b.call("fill").constant("shape", Tensor::i32s(&zeros)).constant("value", value).finish()?;
+                let z =
+                    v.b.call("fill").constant("shape", Tensor::i32s(&zeros)).constant("value", value).finish()?;
                 if front { parts.insert(0, z) } else { parts.push(z) }
             }
         }
@@ -246,18 +262,28 @@ fn concat_type(args: &Args<'_>) -> OpResult<TensorType> {
     let values = args.many("values");
     let mut types = Vec::new();
     for b in &values {
-        types.push(b.ty.as_tensor().ok_or_else(|| OpError::arg("values", format!("holds {}, expected tensors", b.ty)))?);
+        types.push(
+            b.ty.as_tensor().ok_or_else(|| OpError::arg("values", format!("holds {}, expected tensors", b.ty)))?,
+        );
     }
     let Some((first, rest)) = types.split_first() else { return Err(OpError::arg("values", "is empty")) };
     let axis = args.axis("axis", first.shape.len())?;
     let mut shape = first.shape.clone();
     for t in rest {
         let fits = t.shape.len() == shape.len()
-            && t.shape.iter().zip(&shape).enumerate().all(|(i, (a, b))| i == axis || a == b || *a == Dim::Any || *b == Dim::Any);
+            && t.shape
+                .iter()
+                .zip(&shape)
+                .enumerate()
+                .all(|(i, (a, b))| i == axis || a == b || *a == Dim::Any || *b == Dim::Any);
         if !fits {
             return Err(OpError::arg(
                 "values",
-                format!("has shapes {} and {}, expected the same but on axis {axis}", show(&first.shape), show(&t.shape)),
+                format!(
+                    "has shapes {} and {}, expected the same but on axis {axis}",
+                    show(&first.shape),
+                    show(&t.shape)
+                ),
             ));
         }
         shape[axis] = match (shape[axis], t.shape[axis]) {
@@ -331,13 +357,12 @@ fn concat_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
             let mut from = vec![0; shape.len()];
             from[axis] = begin;
             let size: Vec<i32> = shape.iter().map(|&d| d as i32).collect();
-            let d = v
-                .b
-                .call("slice_by_size")
-                .arg("x", dy)
-                .constant("begin", Tensor::i32s(&from))
-                .constant("size", Tensor::i32s(&size))
-                .finish()?;
+            let d =
+                v.b.call("slice_by_size")
+                    .arg("x", dy)
+                    .constant("begin", Tensor::i32s(&from))
+                    .constant("size", Tensor::i32s(&size))
+                    .finish()?;
             v.give_value(value, d);
         }
         begin += shape[axis] as i32;

@@ -100,8 +100,10 @@ impl Vjp<'_> {
             return self.give(name, gradient);
         }
         let lead = from.len() - to.len();
-        let axes: Vec<i32> =
-            (0..from.len()).filter(|&i| i < lead || (to[i - lead] == 1 && from[i] != 1)).map(|i| i as i32).collect();
+        let axes: Vec<i32> = (0..from.len())
+            .filter(|&i| i < lead || (to[i - lead] == 1 && from[i] != 1))
+            .map(|i| i as i32)
+            .collect();
         let summed = if axes.is_empty() { gradient } else { self.b.reduce_sum(gradient, &axes, true)? };
         let gradient = if self.b.shape(summed)? == to { summed } else { self.b.reshape(summed, &to)? };
         self.give(name, gradient)
