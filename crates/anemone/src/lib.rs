@@ -1,1 +1,6 @@
-//! anemone.
+//! Trains neural networks on Apple's Neural Engine, or on its software twin.
+
+pub mod error;
+
+pub use anemone_mil as mil;
+pub use error::{Error, Result};
