@@ -87,7 +87,7 @@ impl WeightsWriter {
         }
         let layout = layout(dtype, elements.len())?;
         if !matches!(dtype, DType::Fp32 | DType::Fp16 | DType::Bf16) {
-            let elements = elements.iter().map(|&x| x.into()).collect();
+            let elements: Vec<f64> = elements.iter().map(|&x| x.into()).collect();
             return self.add(&Tensor::float(dtype, &[elements.len()], elements));
         }
         let offset = self.begin(&layout)?;
