@@ -9,12 +9,15 @@ use std::fmt;
 /// One constant in a weights file.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
+    /// What errors call the file.
     pub(super) file: &'a str,
     pub(super) offset: u64,
     pub(super) dtype: DType,
     pub(super) data_offset: u64,
     pub(super) data: &'a [u8],
+    /// As the file says; anything where elements take whole bytes.
     pub(super) padding: u64,
+    /// Whether reserved bytes are not 0.
     pub(super) reserved: bool,
 }
 
@@ -68,7 +71,7 @@ impl<'a> Record<'a> {
             return Err(error(format!("it holds elements of {}, expected {}", self.dtype, ty.dtype)));
         }
         let (Some(n_elements), Some(n_bytes)) = (ty.n_elements(), ty.n_bytes()) else {
-            return Err(error("a constant needs a fixed shape that fits in memory, which is not there".into()));
+            return Err(error("expected a fixed shape that fits in memory".into()));
         };
         if self.n_elements() != n_elements as u64 {
             return Err(error(format!("it holds {} elements, expected {n_elements}", self.n_elements())));
