@@ -26,16 +26,16 @@ fn main() -> Result<ExitCode> {
 
 fn tidy() -> Result<ExitCode> {
     let report = tidy::check_tree(root())?;
-    for line in report.lines() {
-        println!("{line}");
+    for finding in &report.findings {
+        println!("{finding}");
     }
     println!(
         "tidy: {} findings in {} files, listed by {}",
-        report.lines().count(),
+        report.findings.len(),
         report.n_files,
         report.listed_by
     );
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The root of the repository: the folder above this package's.

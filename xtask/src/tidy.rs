@@ -86,22 +86,12 @@ impl fmt::Display for Finding {
 
 /// What a run of tidy found.
 pub(crate) struct Report {
-    findings: Vec<Finding>,
+    /// Each as `path:line: what, what to do`.
+    pub(crate) findings: Vec<String>,
     /// How many text files were read.
     pub(crate) n_files: usize,
     /// How the files were found.
     pub(crate) listed_by: &'static str,
-}
-
-impl Report {
-    /// The findings as lines of `path:line: what, what to do`.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.findings.is_empty()
-    }
-
-    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
-        self.findings.iter().map(Finding::to_string)
-    }
 }
 
 /// Checks every rule on the repository at `root`.
@@ -116,7 +106,8 @@ pub(crate) fn check_tree(root: &Path) -> Result<Report> {
         "{}: expected the root of a Cargo workspace, found no manifest or no Rust below it",
         root.display()
     );
-    Ok(Report { findings: excuse(check(&files), EXCEPTIONS), n_files: files.len(), listed_by })
+    let findings = excuse(check(&files), EXCEPTIONS).iter().map(Finding::to_string).collect();
+    Ok(Report { findings, n_files: files.len(), listed_by })
 }
 
 /// All findings in `files`, excused or not, by path and line.
@@ -171,8 +162,7 @@ mod tests {
     #[test]
     fn the_repository_is_tidy() {
         let report = check_tree(crate::root()).unwrap();
-        let lines: Vec<String> = report.lines().collect();
-        assert!(lines.is_empty(), "\n{}\n", lines.join("\n"));
+        assert!(report.findings.is_empty(), "\n{}\n", report.findings.join("\n"));
     }
 
     #[test]

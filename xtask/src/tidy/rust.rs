@@ -71,9 +71,9 @@ fn unsafe_code(file: &File, tokens: &[Token]) -> Vec<Finding> {
         ));
         let must_explain =
             tokens.get(i + 1).is_some_and(|t| t.kind == Kind::Open(Delimiter::Brace) || t.is_word("impl"));
-        let mut comment = lines[..token.line - 1].iter().rev().map(|line| line.trim_start());
+        let above = lines[..token.line - 1].iter().rev().map(|line| line.trim_start());
         let explained =
-            comment.by_ref().take_while(|line| line.starts_with("//")).any(|line| line.starts_with("// SAFETY: "));
+            above.take_while(|line| line.starts_with("//")).any(|line| line.starts_with("// SAFETY: "));
         if must_explain && !explained {
             findings.push(file.finding(
                 Rule::SafetyComment,
