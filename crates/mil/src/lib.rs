@@ -3,6 +3,9 @@
 
 pub mod error;
 pub mod ir;
+mod render;
 pub mod tensor;
+pub mod text;
 
 pub use error::{Diagnostic, Error, Result};
+pub use render::line_column;
