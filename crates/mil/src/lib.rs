@@ -8,7 +8,9 @@ pub mod grad;
 pub mod ir;
 pub mod limits;
 pub mod ops;
+mod render;
 pub mod tensor;
+pub mod text;
 pub mod valid;
 pub mod weights;
 
@@ -19,3 +21,4 @@ pub use limits::{Chip, Limits};
 pub use tensor::Tensor;
 pub use valid::{ValidProgram, validate};
 pub use weights::Weights;
+pub use render::line_column;
