@@ -1,6 +1,7 @@
 //! Faults on purpose: device calls that fail at a chosen time, to see what becomes of a run.
 
 use crate::error::{Error, Result};
+use crate::random::Random;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -114,16 +115,16 @@ impl fmt::Display for Faults {
 }
 
 /// Counts calls and makes them fail when it is their turn.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Injector {
     faults: Faults,
-    state: Mutex<([u64; 3], u64)>,
+    state: Mutex<([u64; 3], Random)>,
 }
 
 impl Injector {
     pub(crate) fn new(faults: Faults) -> Injector {
-        let seed = faults.seed;
-        Injector { faults, state: Mutex::new(([0; 3], seed)) }
+        let random = Random::new(faults.seed);
+        Injector { faults, state: Mutex::new(([0; 3], random)) }
     }
 
     /// Notes a call, waits where compiles are to be slow, and fails if it is to fail.
@@ -142,7 +143,7 @@ impl Injector {
             let fails = match *when {
                 When::At(at) => n == at,
                 When::From(from) => n >= from,
-                When::Randomly(p) => uniform(random) < p,
+                When::Randomly(p) => random.uniform() < p,
             };
             if fails {
                 return Err(Error::device(format!("injected fault: {} {n} of this process fails", call.as_str())));
@@ -150,15 +151,6 @@ impl Injector {
         }
         Ok(())
     }
-}
-
-/// The next number in [0, 1) of a SplitMix64 sequence (Steele, Lea, Flood 2014).
-fn uniform(state: &mut u64) -> f64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
