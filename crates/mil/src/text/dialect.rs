@@ -2,8 +2,7 @@
 
 use crate::error::{Diagnostic, Error, Result};
 use crate::ir::{
-    Arg, ArgValue, Attributes, Block, Call, Constant, DType, Function, Literal, Opset, Param, Program, Span,
-    TensorType, Type, Version,
+    ArgValue, Block, Call, Constant, DType, Function, Opset, Param, Program, Span, TensorType, Type, Version,
 };
 use crate::tensor::Tensor;
 use std::collections::{HashMap, HashSet};

@@ -12,7 +12,7 @@ use crate::ir::{
 const MAX_DIAGNOSTICS: usize = 20;
 
 /// How deep types, literals, tuples and blocks may nest, all together: far deeper than any program needs, and
-/// shallow enough for the smallest stack of a thread.
+/// shallow enough for a stack of half a megabyte.
 const MAX_DEPTH: u32 = 64;
 
 /// Reads MIL text.
@@ -47,6 +47,8 @@ pub(super) struct Parser<'s> {
     pub(super) token: Token,
     pub(super) next: Token,
     depth: u32,
+    /// The end of the file came too early, and that was said.
+    cut_short: bool,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -55,7 +57,7 @@ impl<'s> Parser<'s> {
         let mut lexer = Lexer::new(source);
         let (token, next) = (lexer.next(), lexer.next());
         let previous = Token { kind: Kind::End, span: Span::NONE };
-        Parser { source, lexer, previous, token, next, depth: 0, diagnostics: Vec::new() }
+        Parser { source, lexer, previous, token, next, depth: 0, cut_short: false, diagnostics: Vec::new() }
     }
 
     // Tokens.
@@ -176,6 +178,7 @@ impl<'s> Parser<'s> {
                 }
             }
             Kind::End => {
+                self.cut_short = true;
                 // The end itself is no place to point at; the last token is.
                 d(format!("expected {expected}, found the end of the file"))
                     .at(self.previous.span, format!("expected {expected} after this"))
@@ -203,6 +206,14 @@ impl<'s> Parser<'s> {
                 Kind::Ident if self.at_function() => return,
                 _ => {}
             }
+            self.advance();
+        }
+    }
+
+    /// Goes to the body of a function whose head was wrong.
+    fn recover_head(&mut self) {
+        let at_body = |p: &Self| p.at(Kind::OpenBrace) && is_before_block(p.previous.kind);
+        while !self.at(Kind::End) && !self.at_function() && !at_body(self) {
             self.advance();
         }
     }
@@ -299,14 +310,25 @@ impl<'s> Parser<'s> {
             return self.unexpected("`func` or the `}` that ends the program");
         }
         self.advance();
+        let head = self.function_head();
+        if head.is_err() {
+            self.recover_head();
+            if !self.at(Kind::OpenBrace) {
+                return Err(Failed);
+            }
+        }
+        let body = self.block(Vec::new())?;
+        self.semicolon()?;
+        Ok(Function { body, ..head? })
+    }
+
+    /// Everything before the body.
+    fn function_head(&mut self) -> Parse<Function> {
         let (name, span) = self.ident("the name of the function")?;
         self.expect(Kind::Less, "`<` and the op set")?;
         let opset = self.opset()?;
-        let params = self.params()?;
-        let attributes = self.attributes()?;
-        let body = self.block(Vec::new())?;
-        self.semicolon()?;
-        Ok(Function { name: name.to_string(), opset, params, attributes, body, span })
+        let (params, attributes) = (self.params()?, self.attributes()?);
+        Ok(Function { name: name.to_string(), opset, params, attributes, body: Block::default(), span })
     }
 
     /// `ios17>`
@@ -354,6 +376,7 @@ impl<'s> Parser<'s> {
         loop {
             match self.token.kind {
                 Kind::CloseBrace => break,
+                Kind::End if self.cut_short => return Err(Failed),
                 Kind::End => {
                     let d = Diagnostic::error("syntax", "block without its closing `}`").at(open, "begins here");
                     return self.fail(d.note("a block ends with `} -> (outputs)`"));
@@ -489,6 +512,11 @@ impl<'s> Parser<'s> {
     }
 }
 
+/// Whether a brace behind a token of that kind is that of a block.
+fn is_before_block(kind: Kind) -> bool {
+    matches!(kind, Kind::CloseParen | Kind::CloseBracket)
+}
+
 pub(super) fn is_type_constructor(word: &str) -> bool {
     matches!(word, "tensor" | "list" | "tuple" | "dict" | "state" | "tensor_buffer")
 }
@@ -496,9 +524,10 @@ pub(super) fn is_type_constructor(word: &str) -> bool {
 /// `text` in quotes for a message: one line, not too long, nothing that a terminal would act on.
 pub(super) fn quoted(text: &str) -> String {
     let mut chars = text.chars();
-    let mut short: String = chars.by_ref().take(40).flat_map(char::escape_debug).collect();
-    // Quotes and backslashes do no harm, and escaping them would show a text that is not there.
-    short = short.replace("\\\"", "\"").replace("\\'", "'").replace("\\\\", "\\");
+    let mut short = String::new();
+    for c in chars.by_ref().take(40) {
+        if c.is_control() { short.extend(c.escape_debug()) } else { short.push(c) }
+    }
     if chars.next().is_some() {
         short.push_str("...");
     }
