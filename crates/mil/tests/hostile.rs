@@ -124,10 +124,14 @@ fn declared_sizes_cost_nothing() {
     let constant =
         |ty: &str, literal: &str| format!("program(1.3){{func f<ios18>(){{c()[v = {ty}({literal})];}}->();}}");
     for (shape, literal, message) in [
-        ("[9223372036854775808]", "[1]", "1 elements in dimension 0"),
-        ("[4294967296, 4294967296, 4294967296]", "[[[1]]]", "1 elements in dimension 2"),
+        (
+            "[9223372036854775808]",
+            "[1]",
+            "in dimension 0 of a tensor of type `fp16 [9223372036854775808]`, found 1",
+        ),
+        ("[4294967296, 4294967296, 4294967296]", "[[[1]]]", "expected 4294967296 elements in dimension 2"),
         ("[18446744073709551616]", "[1]", "expected a size"),
-        ("[18446744073709551615]", "[]", "0 elements in dimension 0"),
+        ("[18446744073709551615]", "[]", "expected 18446744073709551615 elements"),
         ("[-1]", "[]", "expected a size"),
     ] {
         refused(&constant(&format!("tensor<fp16, {shape}>"), literal), message);
@@ -135,7 +139,7 @@ fn declared_sizes_cost_nothing() {
     // No elements at all are fine, whatever the sizes below.
     check(&constant("tensor<fp16, [0, 9223372036854775808, 4]>", "[]"));
     check(&constant("tensor<fp16, [?, 9223372036854775808, 4]>", "[]"));
-    refused(&constant("list<fp16, 9223372036854775808>", "[0]"), "a list of 1");
+    refused(&constant("list<fp16, 9223372036854775808>", "[0]"), "elements in a list, found 1");
 }
 
 #[test]

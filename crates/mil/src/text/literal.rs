@@ -199,7 +199,7 @@ impl Parser<'_> {
                     self.nested(|p| p.list(Kind::CloseBracket, "`]`", |p| p.literal(element, declared)))?;
                 match length {
                     Some(n) if *n != items.len() as u64 => self.misfit(
-                        format!("a list of {} in a type of length {n}", items.len()),
+                        format!("expected {n} elements in a list, found {}", items.len()),
                         self.span_from(start),
                         format!("expected {n} elements"),
                         declared,
@@ -213,7 +213,8 @@ impl Parser<'_> {
                 let items = self.nested(|p| {
                     p.list(Kind::CloseParen, "`)`", |p| {
                         let Some(ty) = types.get(n) else {
-                            let (d, here) = (format!("a tuple of more than {n}"), p.token.span);
+                            let (d, here) =
+                                (format!("expected {n} elements in a tuple, found more"), p.token.span);
                             return p.misfit(d, here, "one too many".to_string(), declared);
                         };
                         n += 1;
@@ -221,7 +222,7 @@ impl Parser<'_> {
                     })
                 })?;
                 if items.len() < types.len() {
-                    let d = format!("a tuple of {} in a type of {}", items.len(), types.len());
+                    let d = format!("expected {} elements in a tuple, found {}", types.len(), items.len());
                     return self.misfit(d, self.span_from(start), format!("expected {}", types.len()), declared);
                 }
                 Ok(Literal::Tuple(items))
@@ -301,14 +302,18 @@ impl Parser<'_> {
             }
             let rank = sizes.len();
             let d = format!("the literal of a tensor of rank {rank} is nested {rank} deep, this one {level}");
-            return self.misfit(d, open, "expected `[`".to_string(), declared);
+            let d = Diagnostic::error("literal", d).at(open, "expected `[`").at(declared, "of this type");
+            return self
+                .fail(d.note("a literal is nested as its type says: `[[1, 2], [3, 4]]` for the shape [2, 2]"));
         }
         self.advance();
         let mut n = 0u64;
         self.nested(|p| {
             p.list(Kind::CloseBracket, "`]`", |p| {
                 if sizes[level] == Some(n) {
-                    let d = format!("more than {n} elements in dimension {level} of a tensor of type `{ty}`");
+                    let d = format!(
+                        "expected {n} elements in dimension {level} of a tensor of type `{ty}`, found more"
+                    );
                     return p.misfit(d, p.token.span, format!("expected `]` after {n}"), declared);
                 }
                 n += 1;
@@ -319,7 +324,9 @@ impl Parser<'_> {
         })?;
         match sizes[level] {
             Some(expected) if expected != n => {
-                let d = format!("{n} elements in dimension {level} of a tensor of type `{ty}`");
+                let d = format!(
+                    "expected {expected} elements in dimension {level} of a tensor of type `{ty}`, found {n}"
+                );
                 self.misfit(d, self.span_from(open), format!("expected {expected}"), declared)
             }
             Some(_) => Ok(()),
@@ -360,7 +367,7 @@ impl Parser<'_> {
                 let string = self.unescape(span)?;
                 xs.push(string);
             }
-            _ => return self.unexpected(&format!("an element, a `{dtype}`")),
+            _ => return self.unexpected(&format!("an element of type `{dtype}`")),
         }
         self.advance();
         Ok(())

@@ -101,6 +101,9 @@ impl<'s> Parser<'s> {
 
     pub(super) fn ident(&mut self, what: &str) -> Parse<(&'s str, Span)> {
         let span = self.expect(Kind::Ident, what)?;
+        if self.at(Kind::Unknown) && self.token.span.start == span.end {
+            return self.unexpected("a name of letters from a to z, digits, `_` and `@`");
+        }
         Ok((self.text(span), span))
     }
 
@@ -191,7 +194,8 @@ impl<'s> Parser<'s> {
     }
 
     /// Goes behind the statement in which an error was found, or to the end of its block. Braces count only
-    /// where they are those of a block: a dict's follow neither `)` nor `]`, and no `->` follows them.
+    /// where they are those of a block: a dict's follow neither `)` nor `]`, and no `->` follows them. A type
+    /// behind one of these begins another statement, so the `;` between them is missing.
     fn recover(&mut self) {
         let mut open = 0usize;
         loop {
@@ -204,6 +208,7 @@ impl<'s> Parser<'s> {
                 Kind::CloseBrace if self.next.kind == Kind::Arrow && open == 0 => return,
                 Kind::CloseBrace if self.next.kind == Kind::Arrow => open -= 1,
                 Kind::Ident if self.at_function() => return,
+                Kind::Ident if open == 0 && is_before_block(self.previous.kind) && self.at_type() => return,
                 _ => {}
             }
             self.advance();
@@ -223,6 +228,11 @@ impl<'s> Parser<'s> {
         while !self.at(Kind::End) && !self.at_function() {
             self.advance();
         }
+    }
+
+    fn at_type(&self) -> bool {
+        let word = self.text(self.token.span);
+        is_type_constructor(word) || DType::from_name(word).is_some()
     }
 
     fn at_function(&self) -> bool {
@@ -409,6 +419,12 @@ impl<'s> Parser<'s> {
         if !self.at(Kind::Ident) {
             return self.unexpected("a type, an op or the `}` that ends the block");
         }
+        if self.next.kind == Kind::Equals {
+            let (name, span) = (self.text(self.token.span), self.token.span);
+            let d = Diagnostic::error("syntax", format!("the output {} has no type", quoted(name)));
+            return self
+                .fail(d.at(span, format!("expected its type before it, as in `tensor<fp16, [1, 64]> {name}`")));
+        }
         if self.at_declaration() {
             loop {
                 outputs.push(self.param()?);
@@ -445,10 +461,7 @@ impl<'s> Parser<'s> {
         match self.next.kind {
             Kind::OpenParen => false,
             // An op with an op set, unless the word is that of a type.
-            Kind::Less => {
-                let opset = Opset::from_name(self.text(self.peek_after_next())).is_some();
-                is_type_constructor(word) || !opset
-            }
+            Kind::Less => is_type_constructor(word) || !self.text(self.peek_after_next()).starts_with("ios"),
             _ => true,
         }
     }
