@@ -100,7 +100,8 @@ mod tests {
             16 | line 16: é
                |      ^^ here
                |
-               = note: remove it"#]].assert_eq(&diagnostic.render("a.mil", &source));
+               = note: remove it"#]]
+        .assert_eq(&diagnostic.render("a.mil", &source));
     }
 
     #[test]

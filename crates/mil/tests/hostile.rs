@@ -97,7 +97,7 @@ fn refused(source: &str, message: &str) {
 #[test]
 fn nesting_is_bounded() {
     let statement = |s: &str| format!("program(1.3){{func main<ios18>(){{{s}}}->();}}");
-    for n in [70, 200_000] {
+    for n in [70, 20_000] {
         let sources = [
             format!("f(a = {}", "(".repeat(n)),
             format!("f(a = tensor<fp16, [{}]>({}", vec!["1"; n].join(","), "[".repeat(n)),
@@ -129,9 +129,9 @@ fn declared_sizes_cost_nothing() {
             "[1]",
             "in dimension 0 of a tensor of type `fp16 [9223372036854775808]`, found 1",
         ),
-        ("[4294967296, 4294967296, 4294967296]", "[[[1]]]", "expected 4294967296 elements in dimension 2"),
+        ("[4294967296, 4294967296, 4294967296]", "[[[1]]]", "expected size 4294967296 in dimension 2"),
         ("[18446744073709551616]", "[1]", "expected a size"),
-        ("[18446744073709551615]", "[]", "expected 18446744073709551615 elements"),
+        ("[18446744073709551615]", "[]", "expected size 18446744073709551615"),
         ("[-1]", "[]", "expected a size"),
     ] {
         refused(&constant(&format!("tensor<fp16, {shape}>"), literal), message);
@@ -139,18 +139,21 @@ fn declared_sizes_cost_nothing() {
     // No elements at all are fine, whatever the sizes below.
     check(&constant("tensor<fp16, [0, 9223372036854775808, 4]>", "[]"));
     check(&constant("tensor<fp16, [?, 9223372036854775808, 4]>", "[]"));
-    refused(&constant("list<fp16, 9223372036854775808>", "[0]"), "elements in a list, found 1");
+    refused(
+        &constant("list<fp16, 9223372036854775808>", "[0]"),
+        "expected a list of 9223372036854775808, found 1",
+    );
 }
 
 #[test]
 fn long_lines_and_many_mistakes_stay_small() {
-    let mistakes = format!("program(1.3){{func f<ios18>(){{{}}}->();}}", "x y z;".repeat(100_000));
+    let mistakes = format!("program(1.3){{func f<ios18>(){{{}}}->();}}", "x y z;".repeat(10_000));
     let error = parse(&mistakes).unwrap_err();
     assert_eq!(error.diagnostics().len(), 20);
     let rendered = error.render("test.mil", &mistakes);
     assert!(rendered.len() < 20_000, "{} bytes", rendered.len());
 
-    let long = format!("program(1.3){{func f<ios18>(){{{} ~ {}", "a".repeat(1 << 20), "b".repeat(1 << 20));
+    let long = format!("program(1.3){{func f<ios18>(){{{} ~ {}", "a".repeat(1 << 17), "b".repeat(1 << 17));
     let rendered = parse(&long).unwrap_err().render("test.mil", &long);
     assert!(rendered.len() < 20_000, "{} bytes", rendered.len());
 }

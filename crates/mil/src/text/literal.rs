@@ -199,9 +199,9 @@ impl Parser<'_> {
                     self.nested(|p| p.list(Kind::CloseBracket, "`]`", |p| p.literal(element, declared)))?;
                 match length {
                     Some(n) if *n != items.len() as u64 => self.misfit(
-                        format!("expected {n} elements in a list, found {}", items.len()),
+                        format!("expected a list of {n}, found {}", items.len()),
                         self.span_from(start),
-                        format!("expected {n} elements"),
+                        format!("expected {n}"),
                         declared,
                     ),
                     _ => Ok(Literal::List(items)),
@@ -213,8 +213,7 @@ impl Parser<'_> {
                 let items = self.nested(|p| {
                     p.list(Kind::CloseParen, "`)`", |p| {
                         let Some(ty) = types.get(n) else {
-                            let (d, here) =
-                                (format!("expected {n} elements in a tuple, found more"), p.token.span);
+                            let (d, here) = (format!("expected a tuple of {n}, found more"), p.token.span);
                             return p.misfit(d, here, "one too many".to_string(), declared);
                         };
                         n += 1;
@@ -222,7 +221,7 @@ impl Parser<'_> {
                     })
                 })?;
                 if items.len() < types.len() {
-                    let d = format!("expected {} elements in a tuple, found {}", types.len(), items.len());
+                    let d = format!("expected a tuple of {}, found {}", types.len(), items.len());
                     return self.misfit(d, self.span_from(start), format!("expected {}", types.len()), declared);
                 }
                 Ok(Literal::Tuple(items))
@@ -311,9 +310,8 @@ impl Parser<'_> {
         self.nested(|p| {
             p.list(Kind::CloseBracket, "`]`", |p| {
                 if sizes[level] == Some(n) {
-                    let d = format!(
-                        "expected {n} elements in dimension {level} of a tensor of type `{ty}`, found more"
-                    );
+                    let d =
+                        format!("expected size {n} in dimension {level} of a tensor of type `{ty}`, found more");
                     return p.misfit(d, p.token.span, format!("expected `]` after {n}"), declared);
                 }
                 n += 1;
@@ -324,9 +322,8 @@ impl Parser<'_> {
         })?;
         match sizes[level] {
             Some(expected) if expected != n => {
-                let d = format!(
-                    "expected {expected} elements in dimension {level} of a tensor of type `{ty}`, found {n}"
-                );
+                let d =
+                    format!("expected size {expected} in dimension {level} of a tensor of type `{ty}`, found {n}");
                 self.misfit(d, self.span_from(open), format!("expected {expected}"), declared)
             }
             Some(_) => Ok(()),
@@ -340,9 +337,12 @@ impl Parser<'_> {
     fn element(&mut self, dtype: DType, rank: usize, elements: &mut Elements) -> Parse<()> {
         let span = self.token.span;
         if self.at(Kind::OpenBracket) {
-            let d = format!("the literal of a tensor of rank {rank} is nested {rank} deep, this one deeper");
+            let d = match rank {
+                0 => "the literal of a scalar stands without brackets".to_string(),
+                _ => format!("the literal of a tensor of rank {rank} is nested {rank} deep, this one deeper"),
+            };
             return self
-                .fail(Diagnostic::error("literal", d).at(span, format!("expected an element, a `{dtype}`")));
+                .fail(Diagnostic::error("literal", d).at(span, format!("expected an element of type `{dtype}`")));
         }
         let text = self.text(span);
         let is_text = matches!(self.token.kind, Kind::Number | Kind::Ident);

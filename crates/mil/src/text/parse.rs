@@ -520,7 +520,7 @@ impl<'s> Parser<'s> {
                 let example = if self.at(Kind::Str) { "string(\"valid\")" } else { "int32(1)" };
                 self.fail(d.at(self.token.span, format!("a literal needs its type, as in `{example}`")))
             }
-            _ => self.unexpected("a value: a name, a typed literal or `(` and several of them"),
+            _ => self.unexpected("a value"),
         }
     }
 }
