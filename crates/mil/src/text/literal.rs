@@ -2,7 +2,7 @@
 
 use super::lex::Kind;
 use super::number::parse_float;
-use super::parse::{Parse, Parser, dtype_names, is_type_constructor, quoted};
+use super::parser::{Parse, Parser, is_type_constructor, quoted};
 use crate::error::Diagnostic;
 use crate::ir::{BlobRef, BufferType, Constant, DType, Dim, Literal, Span, TensorType, Type};
 use crate::tensor::Tensor;
@@ -22,14 +22,7 @@ impl Parser<'_> {
             "list" => {
                 let element = p.ty()?;
                 p.expect(Kind::Comma, "`,` and the length")?;
-                let length = p.dim()?;
-                Ok(Type::List(
-                    Box::new(element),
-                    match length {
-                        Dim::Fixed(n) => Some(n),
-                        Dim::Any => None,
-                    },
-                ))
+                Ok(Type::List(Box::new(element), known(p.dim()?)))
             }
             "tuple" => {
                 let mut items = vec![p.ty()?];
@@ -76,7 +69,8 @@ impl Parser<'_> {
                 let d = d.note(
                     "types are tensor<...>, list<...>, tuple<...>, dict<...>, state<...> and tensor_buffer<...>",
                 );
-                return self.fail(d.note(format!("element types are {}", dtype_names())));
+                return self
+                    .fail(d.note(format!("element types are {}", DType::ALL.map(DType::as_str).join(", "))));
             }
         };
         self.fail(d.at(span, format!("in MIL this is `{meant}`")))
@@ -263,11 +257,7 @@ impl Parser<'_> {
             Elements::Ints(Vec::new())
         };
         // What the type leaves open, the first list of each level decides.
-        let mut sizes: Vec<Option<u64>> = Vec::new();
-        sizes.extend(ty.shape.iter().map(|d| match d {
-            Dim::Fixed(n) => Some(*n),
-            Dim::Any => None,
-        }));
+        let mut sizes: Vec<Option<u64>> = ty.shape.iter().map(|&d| known(d)).collect();
         self.level(ty, declared, 0, &mut sizes, &mut elements)?;
         // A list of no elements leaves the sizes below it undecided; nothing was read of them.
         let shape: Option<Vec<usize>> = sizes.iter().map(|n| usize::try_from(n.unwrap_or(0)).ok()).collect();
@@ -411,6 +401,13 @@ impl Parser<'_> {
         }
         string.push_str(rest);
         Ok(string)
+    }
+}
+
+fn known(dim: Dim) -> Option<u64> {
+    match dim {
+        Dim::Fixed(n) => Some(n),
+        Dim::Any => None,
     }
 }
 
