@@ -217,10 +217,27 @@ pub(crate) mod tests {
         })
         .unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"outer");
-        let mut left = names(folder.path());
-        left.retain(|name| name != "target" && !other.contains(&name.as_str()));
-        assert_eq!(left, [""; 0]);
-        assert_eq!(names(folder.path()).len(), other.len() + 1);
+        let mut expected = [&other[..], &["target"]].concat();
+        expected.sort();
+        assert_eq!(names(folder.path()), expected);
+    }
+
+    #[test]
+    fn writers_at_the_same_time_do_not_disturb_each_other() {
+        let (folder, path) = folder_with(&[0; 10_000]);
+        std::thread::scope(|scope| {
+            for writer in 1..5 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        write_atomically(path, &[writer; 10_000]).unwrap();
+                        let read = fs::read(path).unwrap();
+                        assert!(read.len() == 10_000 && read.iter().all(|&b| b == read[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(names(folder.path()), ["target"]);
     }
 
     #[cfg(unix)]

@@ -125,13 +125,16 @@ impl<'a> Encoded<'a> {
 
 /// The tensors and the metadata of a safetensors file, or why it has none. Takes memory only for what `bytes` holds.
 pub(crate) fn decode(bytes: &[u8]) -> Result<(Vec<NamedTensor>, BTreeMap<String, String>), String> {
-    let broken = |e| format!("not a safetensors file, or a damaged one: {e}");
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(broken)?;
-    let file = SafeTensors::deserialize(bytes).map_err(broken)?;
+    let (n_header, header) =
+        SafeTensors::read_metadata(bytes).map_err(|e| format!("not a safetensors file, or a damaged one: {e}"))?;
+    let elements = &bytes[8 + n_header..];
+    let mut infos: Vec<_> = header.tensors().into_iter().collect();
+    // Tensors without elements may share a place; their names make the order certain.
+    infos.sort_by(|(a_name, a), (b_name, b)| (a.data_offsets, a_name).cmp(&(b.data_offsets, b_name)));
     let mut tensors = Vec::new();
-    for (name, view) in file.iter() {
-        let bytes = view.data();
-        let data = match view.dtype() {
+    for (name, info) in infos {
+        let bytes = &elements[info.data_offsets.0..info.data_offsets.1];
+        let data = match info.dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
@@ -139,13 +142,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<(Vec<NamedTensor>, BTreeMap<String,
                 return Err(format!("tensor `{name}` is of type {other}, expected F32, F16 or BF16: convert it"));
             }
         };
-        // The address tells the place in the file; tensors without elements may share one.
-        let place = (bytes.as_ptr(), bytes.len(), name.to_owned());
-        tensors.push((place, NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), data }));
+        tensors.push(NamedTensor { name, shape: info.shape.clone(), data });
     }
-    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let tensors = tensors.into_iter().map(|(_, tensor)| tensor).collect();
-    Ok((tensors, metadata.metadata().clone().unwrap_or_default().into_iter().collect()))
+    Ok((tensors, header.metadata().clone().unwrap_or_default().into_iter().collect()))
 }
 
 #[cfg(test)]
