@@ -77,8 +77,12 @@ fn comes_back_bit_for_bit() {
 }
 
 #[test]
-fn the_payload_is_a_safetensors_file() {
+fn the_file_is_as_documented() {
     let (_folder, path, bytes) = saved();
+    let n_payload = (bytes.len() - N_HEAD - N_CHECKSUM) as u64;
+    assert_eq!(bytes[..12], *b"ANEMONE\0\x01\0\0\0");
+    assert_eq!(bytes[12..20], n_payload.to_le_bytes());
+    assert_eq!(resealed(bytes.clone()), bytes);
     fs::write(&path, &bytes[N_HEAD..bytes.len() - N_CHECKSUM]).unwrap();
     assert_eq!(weights_file::load_safetensors(&path).unwrap(), small().tensors);
 }
