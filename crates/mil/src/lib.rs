@@ -8,7 +8,10 @@ pub mod grad;
 pub mod ir;
 pub mod limits;
 pub mod ops;
+mod render;
+pub mod replay;
 pub mod tensor;
+pub mod text;
 pub mod valid;
 pub mod weights;
 
@@ -16,6 +19,7 @@ pub use builder::Builder;
 pub use error::{Diagnostic, Error, Result};
 pub use eval::Interpreter;
 pub use limits::{Chip, Limits};
+pub use render::line_column;
 pub use tensor::Tensor;
 pub use valid::{ValidProgram, validate};
 pub use weights::Weights;

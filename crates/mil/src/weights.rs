@@ -36,9 +36,11 @@
 //! ```
 
 mod read;
+mod record;
 mod write;
 
-pub use read::{Record, WeightsFile};
+pub use read::WeightsFile;
+pub use record::Record;
 pub use write::WeightsWriter;
 
 use crate::error::{Error, Result};

@@ -3,9 +3,10 @@
 //! What Apple's reader does was tried out on `libmilstoragepython` of coremltools 9.0. Nothing here takes memory by
 //! what the file says, and no offset or size is used before it was held against the length of the file.
 
+use super::record::{Record, bits_of, n_bits};
 use super::{BLOCK, SENTINEL, VERSION, dtype_of};
 use crate::error::{Diagnostic, Error, Result};
-use crate::ir::{DType, TensorType};
+use crate::ir::TensorType;
 use crate::tensor::Tensor;
 use std::fmt;
 use std::iter;
@@ -16,18 +17,6 @@ pub struct WeightsFile<B> {
     /// What errors call it.
     name: Box<str>,
     bytes: B,
-}
-
-/// One constant in a weights file.
-#[derive(Clone, Copy)]
-pub struct Record<'a> {
-    file: &'a str,
-    offset: u64,
-    dtype: DType,
-    data_offset: u64,
-    data: &'a [u8],
-    padding: u64,
-    reserved: bool,
 }
 
 impl<B: AsRef<[u8]>> WeightsFile<B> {
@@ -78,20 +67,19 @@ impl<B: AsRef<[u8]>> WeightsFile<B> {
     pub fn record(&self, offset: u64) -> Result<Record<'_>> {
         let error = |what: String| Error::weights(format!("{}: record at offset {offset}: {what}", self.name));
         let bytes = self.bytes();
-        let metadata = block(bytes, offset).ok_or_else(|| {
-            error(format!("its {BLOCK} bytes do not lie within the file, which has {}", bytes.len()))
-        })?;
-        let sentinel = uint(&metadata[..4]);
-        if sentinel != SENTINEL.into() {
-            return Err(error(match offset.checked_sub(BLOCK as u64) {
-                Some(before) if self.is_record(before) => {
-                    format!("this is the data of the record at {before}; give the offset of the record")
+        let Some(metadata) = block(bytes, offset).filter(|metadata| is_sentinel(metadata)) else {
+            let before = offset.checked_sub(BLOCK as u64).filter(|&before| self.is_record(before));
+            return Err(error(match (before, block(bytes, offset)) {
+                (Some(before), _) => format!("this is the data of the record at {before}; give that offset"),
+                (None, None) => {
+                    format!("its {BLOCK} bytes do not lie within the file, which has {}", bytes.len())
                 }
-                _ => format!(
-                    "it begins with {sentinel:#010x}, expected {SENTINEL:#010x}; give the offset of a record"
+                (None, Some(metadata)) => format!(
+                    "it begins with {:#010x}, expected {SENTINEL:#010x}; give the offset of a record",
+                    uint(&metadata[..4])
                 ),
             }));
-        }
+        };
         let code = uint(&metadata[4..8]);
         let known = u32::try_from(code).ok().and_then(dtype_of);
         let dtype = known.ok_or_else(|| error(format!("unknown element type {code}, expected 1 to 17")))?;
@@ -108,7 +96,7 @@ impl<B: AsRef<[u8]>> WeightsFile<B> {
         })?;
         let bits = bits_of(dtype);
         // Not more than a byte of them, and so many that whole elements remain.
-        if bits < 8 && (padding >= 8 || (n_bits(data) - u128::from(padding)) % bits != 0) {
+        if bits < 8 && (padding >= 8 || !(n_bits(data) - u128::from(padding)).is_multiple_of(bits)) {
             return Err(error(format!(
                 "{padding} unused bits in {n_bytes} bytes of {dtype} leave no whole elements"
             )));
@@ -173,7 +161,7 @@ impl<B: AsRef<[u8]>> WeightsFile<B> {
     }
 
     fn is_record(&self, offset: u64) -> bool {
-        block(self.bytes(), offset).is_some_and(|metadata| uint(&metadata[..4]) == SENTINEL.into())
+        block(self.bytes(), offset).is_some_and(is_sentinel)
     }
 }
 
@@ -183,137 +171,14 @@ impl<B: AsRef<[u8]>> fmt::Debug for WeightsFile<B> {
     }
 }
 
-impl<'a> Record<'a> {
-    /// Where it begins in the file, in bytes.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// The type of its elements.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// Where its data begins in the file, in bytes.
-    pub fn data_offset(&self) -> u64 {
-        self.data_offset
-    }
-
-    /// Its data: little-endian, elements narrower than a byte as one stream of bits, least significant first.
-    pub fn data(&self) -> &'a [u8] {
-        self.data
-    }
-
-    /// The length of its data in bytes.
-    pub fn n_bytes(&self) -> usize {
-        self.data.len()
-    }
-
-    /// Unused bits after the last element; always 0 for elements of whole bytes.
-    pub fn padding_bits(&self) -> u32 {
-        if bits_of(self.dtype) < 8 { self.padding as u32 } else { 0 }
-    }
-
-    /// The number of whole elements in its data.
-    pub fn n_elements(&self) -> u64 {
-        ((n_bits(self.data) - u128::from(self.padding_bits())) / bits_of(self.dtype)) as u64
-    }
-
-    /// The bytes of its elements, for a constant that a program declares with type `ty`: the data, dense, without a
-    /// copy.
-    ///
-    /// # Errors
-    ///
-    /// If `ty` has other elements, or another number of them, or an unknown dimension.
-    pub fn bytes_as(&self, ty: &TensorType) -> Result<&'a [u8]> {
-        let error = |what: String| {
-            Error::weights(format!("{}: record at offset {}: {what} for {ty}", self.file, self.offset))
-        };
-        if self.dtype != ty.dtype {
-            return Err(error(format!("it holds elements of {}, expected {}", self.dtype, ty.dtype)));
-        }
-        let (Some(n_elements), Some(n_bytes)) = (ty.n_elements(), ty.n_bytes()) else {
-            return Err(error("a constant needs a fixed shape that fits in memory, which is not there".into()));
-        };
-        if self.n_elements() != n_elements as u64 {
-            return Err(error(format!("it holds {} elements, expected {n_elements}", self.n_elements())));
-        }
-        // Never out of bounds, as the elements were counted; a remainder of less than an element is left.
-        self.data.get(..n_bytes).ok_or_else(|| error("its data is too short".into()))
-    }
-
-    /// Its value, for a constant that a program declares with type `ty`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Record::bytes_as`]; in that case nothing was allocated.
-    pub fn tensor(&self, ty: &TensorType) -> Result<Tensor> {
-        let bytes = self.bytes_as(ty)?;
-        ty.fixed_shape().and_then(|shape| Tensor::from_bytes(ty.dtype, &shape, bytes)).ok_or_else(|| {
-            Error::weights(format!("{}: record at offset {}: no value of {ty}", self.file, self.offset))
-        })
-    }
-
-    /// What is odd about it, although it can be read.
-    pub fn warnings(&self) -> Vec<Diagnostic> {
-        let block = BLOCK as u64;
-        let bits = bits_of(self.dtype);
-        let odd = [
-            (
-                self.reserved,
-                "weights-reserved",
-                "reserved bytes are not 0, as writers before iOS 18 could leave them".into(),
-            ),
-            (
-                bits >= 8 && self.padding != 0,
-                "weights-padding",
-                format!("{} unused bits, but elements of {} take whole bytes", self.padding, self.dtype),
-            ),
-            (
-                !n_bits(self.data).is_multiple_of(bits.max(8)),
-                "weights-size",
-                format!("{} bytes are no whole elements of {}, the rest is left", self.n_bytes(), self.dtype),
-            ),
-            (
-                !self.offset.is_multiple_of(block) || !self.data_offset.is_multiple_of(block),
-                "weights-alignment",
-                format!("it or its data, at {}, does not begin at a multiple of {BLOCK}", self.data_offset),
-            ),
-            (
-                self.offset
-                    .checked_add(block)
-                    .is_none_or(|after| !(after..after + block).contains(&self.data_offset)),
-                "weights-data-elsewhere",
-                format!(
-                    "its data is at {}, not behind it; offsets count from the start of the file",
-                    self.data_offset
-                ),
-            ),
-        ];
-        odd.into_iter()
-            .filter(|(is_odd, ..)| *is_odd)
-            .map(|(_, code, what)| {
-                Diagnostic::warning(code, format!("{}: record at offset {}: {what}", self.file, self.offset))
-            })
-            .collect()
-    }
-}
-
-impl fmt::Debug for Record<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record")
-            .field("offset", &self.offset)
-            .field("dtype", &self.dtype)
-            .field("data_offset", &self.data_offset)
-            .field("n_bytes", &self.n_bytes())
-            .field("padding_bits", &self.padding_bits())
-            .finish()
-    }
-}
-
 /// The 64 bytes at `offset`, if the file has them.
 fn block(bytes: &[u8], offset: u64) -> Option<&[u8; BLOCK]> {
     slice(bytes, offset, BLOCK as u64)?.first_chunk()
+}
+
+/// Whether a record begins like that.
+fn is_sentinel(metadata: &[u8; BLOCK]) -> bool {
+    uint(&metadata[..4]) == SENTINEL.into()
 }
 
 /// The `n_bytes` bytes at `offset`, if the file has them.
@@ -327,12 +192,5 @@ fn uint(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |x, &b| x << 8 | u64::from(b))
 }
 
-/// Bits of an element of a type that a weights file can hold. (There is none without a width.)
-fn bits_of(dtype: DType) -> u128 {
-    dtype.bits().unwrap_or(8).into()
-}
-
-/// Bits of data; their number may not fit a `usize`.
-fn n_bits(data: &[u8]) -> u128 {
-    data.len() as u128 * 8
-}
+#[cfg(test)]
+mod tests;

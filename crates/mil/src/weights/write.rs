@@ -75,8 +75,8 @@ impl WeightsWriter {
     }
 
     /// Adds a record with `elements` rounded to the floating-point type `dtype`, to nearest and ties to even, and
-    /// returns its offset. NaN and infinities stay what they are. To `fp16`, `bf16` and `fp32` this takes about as
-    /// long as the copying.
+    /// returns its offset. NaN and infinities stay what they are. `fp16`, `bf16` and `fp32` do not go through a
+    /// [`Tensor`].
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ fn layout(dtype: DType, n_elements: usize) -> Result<Layout> {
         .checked_mul(bits as usize)
         .ok_or_else(|| Error::weights(format!("{n_elements} elements of {dtype}, more than memory can hold")))?;
     let n_bytes = n_bits.div_ceil(8);
-    // Below 8, whichever way it is computed; the multiplication of `n_bytes` by 8 might overflow.
+    // Not by way of `8 * n_bytes`, which can overflow.
     Ok(Layout { code, n_bytes, padding_bits: ((8 - n_bits % 8) % 8) as u8 })
 }
 
