@@ -12,9 +12,13 @@ pub mod nn;
 pub mod optim;
 pub mod params;
 pub mod random;
+pub mod report;
 mod soft;
+pub mod train;
 pub mod weights_file;
 
 pub use anemone_mil as mil;
 pub use config::Config;
 pub use error::{Error, Result};
+pub use report::Report;
+pub use train::Trainer;
