@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::ir::{Dim, Type};
-use crate::ops::{Args, Bound, Eval, Operand, Value};
+use crate::ops::{Args, Bound, Eval, Operand, Value, infer};
 use crate::tensor::Tensor;
 use crate::valid::{ArgIds, Origin, ValidBlock, ValidCall, ValidFunction, ValidProgram, ValueId};
 use crate::weights::Weights;
@@ -122,18 +122,30 @@ impl<'a> Interpreter<'a> {
             };
             return Err(Error::eval(format!("op `{}` (`{label}`) cannot be run: {why}", call.op.name)));
         };
-        let bind = |id: &ValueId| Bound { ty: &self.function.value(*id).ty, value: values[id.index()].as_ref() };
+        // The types as they are at run time: sizes that the program leaves open are known here.
+        let at_run_time = |id: &ValueId| match &values[id.index()] {
+            Some(Value::Tensor(t)) => t.ty().into(),
+            _ => self.function.value(*id).ty.clone(),
+        };
+        let types: Vec<Vec<Type>> =
+            call.args.iter().map(|a| a.iter().flat_map(|a| a.ids()).map(at_run_time).collect()).collect();
         let operands = call
             .args
             .iter()
-            .map(|a| {
+            .zip(&types)
+            .map(|(a, types)| {
                 Some(match a.as_ref()? {
-                    ArgIds::One(v) => Operand::One(bind(v)),
-                    ArgIds::Many(vs) => Operand::Many(vs.iter().map(bind).collect()),
+                    ArgIds::One(v) => Operand::One(Bound { ty: &types[0], value: values[v.index()].as_ref() }),
+                    ArgIds::Many(vs) => {
+                        let value = |v: &ValueId| values[v.index()].as_ref();
+                        Operand::Many(vs.iter().zip(types).map(|(v, ty)| Bound { ty, value: value(v) }).collect())
+                    }
                 })
             })
             .collect();
-        eval(&Args { def: call.op, operands })
+        let args = Args { def: call.op, operands };
+        infer(&args)
+            .and_then(|_| eval(&args))
             .map_err(|e| Error::eval(format!("op `{}` (`{label}`): {e}", call.op.name)))
     }
 }
