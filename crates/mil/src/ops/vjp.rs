@@ -132,9 +132,10 @@ impl Vjp<'_> {
         self.wanted[v.index()]
     }
 
-    /// Gives the gradient of a parameter's argument.
+    /// Gives the gradient of a parameter's argument, in that one's element type.
     pub fn give(&mut self, name: &'static str, gradient: Value) -> OpResult<()> {
         let v = self.arg(name)?;
+        let gradient = self.converted(gradient, self.b.tensor_ty(v)?.dtype)?;
         self.give_value(v, gradient);
         Ok(())
     }
