@@ -180,7 +180,11 @@ impl Builder {
         let bind = |v: &Value| Bound { ty: self.ty(*v), value: self.values[v.0].constant.as_ref() };
         let operand = |(p, vs): (&ops::Param, &Option<Vec<Value>>)| {
             let vs = vs.as_ref()?;
-            Some(if p.variadic { Operand::Many(vs.iter().map(bind).collect()) } else { Operand::One(bind(vs.first()?)) })
+            Some(if p.variadic {
+                Operand::Many(vs.iter().map(bind).collect())
+            } else {
+                Operand::One(bind(vs.first()?))
+            })
         };
         Args { def, operands: def.params.iter().zip(args).map(operand).collect() }
     }

@@ -5,6 +5,7 @@
 //! except for what the interpreter itself provides (`const`, control flow, state).
 
 mod args;
+mod control;
 mod elementwise;
 mod linear;
 mod reduce;
@@ -224,7 +225,7 @@ impl fmt::Display for OpError {
 }
 
 /// The families.
-const FAMILIES: &[&[OpDef]] = &[elementwise::OPS, linear::OPS, reduce::OPS, shape::OPS];
+const FAMILIES: &[&[OpDef]] = &[control::OPS, elementwise::OPS, linear::OPS, reduce::OPS, shape::OPS];
 
 /// The signatures of each op, oldest first.
 static TABLE: LazyLock<HashMap<&'static str, Vec<&'static OpDef>>> = LazyLock::new(|| {

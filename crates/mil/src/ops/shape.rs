@@ -95,7 +95,7 @@ pub(super) const OPS: &[OpDef] = &[
 ];
 
 /// A size that is not negative.
-fn dim(name: &'static str, d: i64) -> OpResult<Dim> {
+pub(super) fn dim(name: &'static str, d: i64) -> OpResult<Dim> {
     u64::try_from(d).map(Dim::Fixed).map_err(|_| OpError::arg(name, format!("has size {d}, expected 0 or more")))
 }
 
@@ -331,7 +331,7 @@ fn concat_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
 }
 
 /// The elements of tensors of one type, end to end.
-fn joined(parts: &[&Tensor]) -> Tensor {
+pub(super) fn joined(parts: &[&Tensor]) -> Tensor {
     let n = [parts.iter().map(|t| t.len()).sum()];
     let dtype = parts[0].dtype();
     if dtype.is_float() {
