@@ -2,10 +2,11 @@
 
 use crate::builder::{Builder, Made, Value};
 use crate::error::{Error, Result};
-use crate::ir::{DType, Program, Type};
+use crate::ir::{DType, Program};
 use crate::ops::Vjp;
+use crate::replay::Replay;
 use crate::tensor::Tensor;
-use crate::valid::{Origin, ValidFunction, ValidProgram};
+use crate::valid::{ValidFunction, ValidProgram};
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -84,39 +85,15 @@ fn zeros(b: &mut Builder, like: Value) -> Result<Value> {
 
 /// A builder that holds all of a function, with its value for each of the function's.
 fn resume(program: &ValidProgram, f: &ValidFunction) -> Result<(Builder, Vec<Value>)> {
-    let mut b = Builder::new(program.program().version);
-    let mut values: Vec<Option<Value>> = vec![None; f.values.len()];
-    for (i, v) in f.values.iter().enumerate() {
-        let name = if v.name.is_empty() { "const" } else { &v.name };
-        values[i] = match (&v.origin, &v.ty) {
-            (Origin::Input, Type::Tensor(ty)) => Some(b.input(name, ty.clone())?),
-            (Origin::Constant(crate::ops::Value::Tensor(t)), _) => Some(b.named_constant(name, t.clone())),
-            (Origin::Blob(blob), Type::Tensor(ty)) => Some(b.blob(name, ty.clone(), blob.clone())),
-            (Origin::Call, _) => None,
-            (_, ty) => return Err(Error::gradient(format!("`{}` has type {ty}, which has no gradient", v.name))),
-        };
+    let mut replay = Replay::new(f, program.program().version);
+    for &id in &f.inputs {
+        replay.input(id)?;
     }
     for call in &f.body.calls {
-        if !call.blocks.is_empty() || call.outputs.is_empty() {
-            return Err(Error::gradient(format!("op `{}` (`{}`) has no gradient", call.op.name, f.label(call))));
-        }
-        let mut c = b.call(call.op.name);
-        if let [one] = call.outputs[..] {
-            c = c.named(&f.value(one).name);
-        }
-        for (param, arg) in call.op.params.iter().zip(&call.args) {
-            if let Some(ids) = arg {
-                // Values are defined before they are used.
-                let passed: Vec<Value> = ids.ids().iter().filter_map(|v| values[v.index()]).collect();
-                c = if param.variadic { c.args(param.name, &passed) } else { c.arg(param.name, passed[0]) };
-            }
-        }
-        for (&id, v) in call.outputs.iter().zip(c.finish_many()?) {
-            values[id.index()] = Some(v);
-        }
+        replay.call(call)?;
     }
-    let values = values.into_iter().collect::<Option<_>>();
-    Ok((b, values.ok_or_else(|| Error::gradient("a value of the program is never defined"))?))
+    let values = f.ids().map(|id| replay.value(id)).collect::<Result<_>>()?;
+    Ok((replay.builder, values))
 }
 
 /// Adds to the `wanted` values those that depend on them through `calls`.

@@ -134,6 +134,11 @@ impl ValidFunction {
         &self.values[id.index()]
     }
 
+    /// The numbers of all values, in order.
+    pub fn ids(&self) -> impl Iterator<Item = ValueId> + use<> {
+        (0..self.values.len() as u32).map(ValueId)
+    }
+
     /// What a call is known by: its first output, or its op if it has none.
     pub fn label(&self, call: &ValidCall) -> &str {
         call.outputs.first().map_or(call.op.name, |&v| &self.value(v).name)
