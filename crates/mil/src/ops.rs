@@ -6,6 +6,7 @@
 
 mod activation;
 mod args;
+mod control;
 mod elementwise;
 mod linear;
 mod normalization;
@@ -228,6 +229,7 @@ impl fmt::Display for OpError {
 /// The families.
 const FAMILIES: &[&[OpDef]] = &[
     activation::OPS,
+    control::OPS,
     elementwise::OPS,
     elementwise::binary::OPS,
     elementwise::unary::OPS,

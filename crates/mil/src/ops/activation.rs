@@ -164,9 +164,8 @@ pub(super) const OPS: &[OpDef] = &[
         },
         eval: Eval::By(|args| map(args.tensor("x")?, gelu_mode(args.str("mode")?)?.0)),
         vjp: Some(|v| {
-            let mode = v.constant("mode")?;
-            let mode = mode.strs().and_then(|s| s.first()).map_or("", |s| s);
-            sloped(v, gelu_mode(mode)?.1)
+            let slope = gelu_mode(v.args().str("mode")?)?.1;
+            sloped(v, slope)
         }),
     },
     LEAKY_RELU,
@@ -378,9 +377,9 @@ fn softplus_parametric_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
 
 /// `dx = y (dy - sum(dy y))` along the axis.
 fn softmax_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (y, dy, axis) = (v.out(), v.dy()?, v.ints("axis")?[0]);
+    let (y, dy, axis) = (v.out(), v.dy()?, v.args().int("axis")? as i32);
     let weighted = v.b.mul(dy, y)?;
-    let sum = v.b.reduce_sum(weighted, &[axis as i32], true)?;
+    let sum = v.b.reduce_sum(weighted, &[axis], true)?;
     let difference = v.b.sub(dy, sum)?;
     let dx = v.b.mul(y, difference)?;
     v.give("x", dx)

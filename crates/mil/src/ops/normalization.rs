@@ -125,12 +125,8 @@ const LAYER_NORM: OpDef = OpDef {
         scaled(args, &axes, standardized(x, &axes, args.float("epsilon")?))
     }),
     vjp: Some(|v| {
-        let rank = v.b.shape(v.arg("x")?)?.len() as i64;
-        let mut axes: Vec<usize> = match v.optional("axes") {
-            Some(_) => v.ints("axes")?.iter().map(|&a| if a < 0 { a + rank } else { a } as usize).collect(),
-            None => (0..rank as usize).collect(),
-        };
-        axes.sort_unstable();
+        let rank = v.b.shape(v.arg("x")?)?.len();
+        let axes = v.args().axes("axes", rank)?;
         standardized_vjp(v, &axes, &axes)
     }),
 };
@@ -364,7 +360,7 @@ fn l2_norm_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
 /// `dx = dy d^-beta - 2 alpha beta / size x B' (dy x d^(-beta - 1))`.
 fn local_response_norm_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     v.only(&["x"])?;
-    let (x, dy, size) = (v.arg("x")?, v.dy()?, v.ints("size")?[0] as usize);
+    let (x, dy, size) = (v.arg("x")?, v.dy()?, v.args().int("size")? as usize);
     let (alpha, beta, k) = (v.arg_like("alpha", x)?, v.arg_like("beta", x)?, v.arg_like("k", x)?);
     let (dtype, shape) = (v.b.tensor_ty(x)?.dtype, v.b.shape(x)?);
     let channels = shape[1];

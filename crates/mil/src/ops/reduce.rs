@@ -195,16 +195,15 @@ fn log_sum_exp(x: &[f64]) -> f64 {
 /// `value` in the shape it has with `keep_dims`, so that it broadcasts against the input.
 fn keep_dims(v: &mut Vjp<'_>, value: builder::Value) -> OpResult<builder::Value> {
     let x = v.b.shape(v.arg("x")?)?;
-    let axes = axes(v, x.len())?;
+    let axes = v.args().axes("axes", x.len())?;
     let shape: Vec<usize> = x.iter().enumerate().map(|(i, &d)| if axes.contains(&i) { 1 } else { d }).collect();
     Ok(if v.b.shape(value)? == shape { value } else { v.b.reshape(value, &shape)? })
 }
 
-fn axes(v: &Vjp<'_>, rank: usize) -> OpResult<Vec<usize>> {
-    Ok(match v.optional("axes") {
-        Some(_) => v.ints("axes")?.iter().map(|&a| if a < 0 { a + rank as i64 } else { a } as usize).collect(),
-        None => (0..rank).collect(),
-    })
+/// The axes of the reduction, as arguments of another.
+fn axes(v: &mut Vjp<'_>) -> OpResult<Vec<i32>> {
+    let rank = v.b.shape(v.arg("x")?)?.len();
+    Ok(v.args().axes("axes", rank)?.into_iter().map(|a| a as i32).collect())
 }
 
 /// `dx = dy`, stretched over the axes that were summed.
@@ -247,8 +246,7 @@ fn sum_square_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
 fn extreme_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (x, y, dy) = (v.arg("x")?, v.out(), v.dy()?);
     let dtype = v.b.tensor_ty(x)?.dtype;
-    let rank = v.b.shape(x)?.len();
-    let axes: Vec<i32> = axes(v, rank)?.iter().map(|&a| a as i32).collect();
+    let axes = axes(v)?;
     let (y, dy) = (keep_dims(v, y)?, keep_dims(v, dy)?);
     let hit = v.binary("equal", x, y)?;
     let hit = v.b.cast(hit, dtype)?;
@@ -281,8 +279,7 @@ fn l2_norm_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
 /// `dx = dy / sum(x)`, stretched over the axes that were summed.
 fn log_sum_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (x, dy) = (v.arg("x")?, v.dy()?);
-    let rank = v.b.shape(x)?.len();
-    let axes: Vec<i32> = axes(v, rank)?.iter().map(|&a| a as i32).collect();
+    let axes = axes(v)?;
     let (dy, sum) = (keep_dims(v, dy)?, v.b.reduce_sum(x, &axes, true)?);
     let share = v.binary("real_div", dy, sum)?;
     stretched_vjp(v, share, 1.0)
@@ -303,8 +300,7 @@ fn log_sum_exp_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
 fn prod_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (x, dy) = (v.arg("x")?, v.dy()?);
     let dtype = v.b.tensor_ty(x)?.dtype;
-    let rank = v.b.shape(x)?.len();
-    let axes: Vec<i32> = axes(v, rank)?.iter().map(|&a| a as i32).collect();
+    let axes = axes(v)?;
     let dy = keep_dims(v, dy)?;
     let (zero, one) = (v.number(x, 0.0)?, v.number(x, 1.0)?);
     let is_zero = v.binary("equal", x, zero)?;

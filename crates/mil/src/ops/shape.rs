@@ -331,7 +331,7 @@ fn concat_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
 }
 
 /// The elements of tensors of one type, end to end.
-fn joined(parts: &[&Tensor]) -> Tensor {
+pub(super) fn joined(parts: &[&Tensor]) -> Tensor {
     let n = [parts.iter().map(|t| t.len()).sum()];
     let dtype = parts[0].dtype();
     if dtype.is_float() {

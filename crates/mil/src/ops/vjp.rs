@@ -1,10 +1,12 @@
 //! What the gradient of an op has to work with.
 
-use super::{OpDef, OpError, OpResult, Presence};
+use super::{Args, OpDef, OpError, OpResult, Presence};
 use crate::builder::{Builder, Value};
 use crate::error::Error;
+use crate::grad::{Tape, spread};
 use crate::ir::DType;
 use crate::tensor::Tensor;
+use std::collections::HashMap;
 
 /// One call of the forward program, seen from its gradient: a vector-Jacobian product is emitted as MIL into the
 /// builder, from the gradients of the outputs to those of the arguments.
@@ -130,6 +132,35 @@ impl Vjp<'_> {
     /// Whether the gradient of a value is of use to anybody.
     pub fn wants_value(&self, v: Value) -> bool {
         self.wanted[v.index()]
+    }
+
+    /// The arguments, as the op's own rules see them.
+    pub fn args(&self) -> Args<'_> {
+        self.b.bind(self.def, self.args)
+    }
+
+    /// The gradients of an op that is made of others: `forward` emits those, from the arguments of this call to its
+    /// outputs, and the gradients are taken through what it emitted.
+    pub fn through(&mut self, forward: impl FnOnce(&mut Vjp<'_>) -> OpResult<Vec<Value>>) -> OpResult<()> {
+        let first = self.b.made().len();
+        let outputs = forward(self)?;
+        let last = self.b.made().len();
+        let mut wanted = self.wanted.to_vec();
+        wanted.resize(self.b.n_values(), false);
+        spread(&mut wanted, &self.b.made()[first..last]);
+        let mut tape = Tape { grads: HashMap::new(), wanted };
+        for (y, dy) in outputs.into_iter().zip(self.dys) {
+            if let Some(dy) = dy {
+                tape.add(self.b, y, *dy)?;
+            }
+        }
+        tape.backward(self.b, first..last)?;
+        for &v in self.args.iter().flatten().flatten() {
+            if let Some(gradient) = tape.grads.remove(&v) {
+                self.give_value(v, gradient);
+            }
+        }
+        Ok(())
     }
 
     /// Gives the gradient of a parameter's argument, in that one's element type.
