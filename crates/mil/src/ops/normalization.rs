@@ -12,44 +12,26 @@ const fn other(name: &'static str, group: char) -> Param {
     Param::constant(name, FLOAT).group(group)
 }
 
+/// A number that may be left out. coremltools then writes it as `fp32` whatever the others are, so it is in no
+/// group.
+const fn number(name: &'static str, default: f64) -> Param {
+    Param::constant(name, FLOAT).or(Const::Float(default))
+}
+
 /// The parameters of `batch_norm`, those but `x` in a group of their own from iOS 17 on. So below.
 const fn batch_norm(group: char) -> [Param; 6] {
-    [
-        X_FLOAT,
-        other("mean", group),
-        other("variance", group),
-        other("gamma", group).optional(),
-        other("beta", group).optional(),
-        other("epsilon", group).or(Const::Float(1e-5)),
-    ]
+    let [x, gamma, beta, epsilon] = instance_norm(group);
+    [x, other("mean", group), other("variance", group), gamma, beta, epsilon]
 }
 
 const fn instance_norm(group: char) -> [Param; 4] {
-    [
-        X_FLOAT,
-        other("gamma", group).optional(),
-        other("beta", group).optional(),
-        other("epsilon", group).or(Const::Float(1e-5)),
-    ]
+    let (gamma, beta) = (other("gamma", group).optional(), other("beta", group).optional());
+    [X_FLOAT, gamma, beta, number("epsilon", 1e-5)]
 }
 
 const fn layer_norm(group: char) -> [Param; 5] {
     let [x, gamma, beta, epsilon] = instance_norm(group);
     [x, Param::constant("axes", INT32).optional(), gamma, beta, epsilon]
-}
-
-const fn l2_norm(group: char) -> [Param; 2] {
-    [X_FLOAT, other("epsilon", group).or(Const::Float(1e-6))]
-}
-
-const fn local_response_norm(group: char) -> [Param; 5] {
-    [
-        X_FLOAT,
-        Param::constant("size", INT32),
-        other("alpha", group).or(Const::Float(1e-4)),
-        other("beta", group).or(Const::Float(0.75)),
-        other("k", group).or(Const::Float(1.0)),
-    ]
 }
 
 const BATCH_NORM: OpDef = OpDef {
@@ -134,7 +116,7 @@ const LAYER_NORM: OpDef = OpDef {
 const L2_NORM: OpDef = OpDef {
     name: "l2_norm",
     since: Opset::Ios13,
-    params: &const { l2_norm('T') },
+    params: &[X_FLOAT, number("epsilon", 1e-6)],
     infer: |args| {
         rank_between(args, 3, usize::MAX)?;
         same_type(args)
@@ -152,9 +134,15 @@ const L2_NORM: OpDef = OpDef {
 const LOCAL_RESPONSE_NORM: OpDef = OpDef {
     name: "local_response_norm",
     since: Opset::Ios13,
-    params: &const { local_response_norm('T') },
+    params: &[
+        X_FLOAT,
+        Param::constant("size", INT32),
+        number("alpha", 1e-4),
+        number("beta", 0.75),
+        number("k", 1.0),
+    ],
     infer: |args| {
-        rank_between(args, 3, 4)?;
+        rank_between(args, 3, usize::MAX)?;
         let size = args.int("size")?;
         if size < 1 {
             return Err(OpError::arg("size", format!("is {size}, expected 1 or more")));
@@ -171,11 +159,11 @@ pub(super) const OPS: &[OpDef] = &[
     INSTANCE_NORM,
     OpDef { since: Opset::Ios17, params: &const { instance_norm('U') }, ..INSTANCE_NORM },
     L2_NORM,
-    OpDef { since: Opset::Ios17, params: &const { l2_norm('U') }, ..L2_NORM },
+    OpDef { since: Opset::Ios17, ..L2_NORM },
     LAYER_NORM,
     OpDef { since: Opset::Ios17, params: &const { layer_norm('U') }, ..LAYER_NORM },
     LOCAL_RESPONSE_NORM,
-    OpDef { since: Opset::Ios17, params: &const { local_response_norm('U') }, ..LOCAL_RESPONSE_NORM },
+    OpDef { since: Opset::Ios17, ..LOCAL_RESPONSE_NORM },
 ];
 
 fn rank_between(args: &Args<'_>, least: usize, most: usize) -> OpResult<()> {
@@ -232,12 +220,15 @@ fn neighbours(c: usize, size: usize, channels: usize) -> std::ops::Range<usize> 
     c.saturating_sub(size / 2)..c.saturating_add((size - 1) / 2 + 1).min(channels)
 }
 
-/// `x / (k + alpha / size sum(x^2))^beta`, the sum over neighbouring channels.
+/// `x / (k + alpha / size sum(x^2))^beta`, the sum over neighbouring channels. The channels are the third axis from
+/// the end whatever the rank, as the layer of Core ML's older format of this name has it.
 fn local_response_norm_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
     let (x, size) = (args.tensor("x")?, args.int("size")? as usize);
     let (alpha, beta, k) = (args.float("alpha")?, args.float("beta")?, args.float("k")?);
-    let (xs, channels) = (x.to_f64s(), x.shape()[1]);
-    let inner: usize = x.shape()[2..].iter().product();
+    let (xs, [.., channels, height, width]) = (x.to_f64s(), x.shape()) else {
+        return Err(OpError::arg("x", format!("has type {}, expected rank 3 or more", x.ty())));
+    };
+    let (channels, inner) = (*channels, height * width);
     let at = |i: usize| {
         let c = i / inner % channels;
         let squares: f64 = neighbours(c, size, channels).map(|n| xs[i - c * inner + n * inner].powi(2)).sum();
@@ -363,9 +354,10 @@ fn local_response_norm_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (x, dy, size) = (v.arg("x")?, v.dy()?, v.args().int("size")? as usize);
     let (alpha, beta, k) = (v.arg_like("alpha", x)?, v.arg_like("beta", x)?, v.arg_like("k", x)?);
     let (dtype, shape) = (v.b.tensor_ty(x)?.dtype, v.b.shape(x)?);
-    let channels = shape[1];
+    let axis = shape.len() - 3;
+    let channels = shape[axis];
     // A matrix product sums over channels: of a matrix for each batch, channels by places.
-    let flat = [shape[0], channels, shape[2..].iter().product()];
+    let flat = [shape[..axis].iter().product(), channels, shape[axis + 1..].iter().product()];
     let (x3, dy) = (v.b.reshape(x, &flat)?, v.b.reshape(dy, &flat)?);
     let mut band = vec![0.0; channels * channels];
     for c in 0..channels {
