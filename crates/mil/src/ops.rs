@@ -6,14 +6,18 @@
 
 mod args;
 mod control;
+mod conv;
 mod elementwise;
 mod linear;
 mod reduce;
 mod shape;
 mod vjp;
+mod window;
 
 #[cfg(test)]
 mod gradcheck;
+#[cfg(test)]
+mod gradcheck_products;
 
 pub use args::{Args, Bound, Operand, infer};
 pub use vjp::Vjp;
@@ -225,7 +229,7 @@ impl fmt::Display for OpError {
 }
 
 /// The families.
-const FAMILIES: &[&[OpDef]] = &[control::OPS, elementwise::OPS, linear::OPS, reduce::OPS, shape::OPS];
+const FAMILIES: &[&[OpDef]] = &[control::OPS, conv::OPS, elementwise::OPS, linear::OPS, reduce::OPS, shape::OPS];
 
 /// The signatures of each op, oldest first.
 static TABLE: LazyLock<HashMap<&'static str, Vec<&'static OpDef>>> = LazyLock::new(|| {

@@ -131,9 +131,9 @@ fn weighted(case: &Case, n_inputs: usize, xs: &[Vec<f64>]) -> Result<(ValidProgr
 }
 
 /// The families' own cases.
-const FAMILIES: &[&[Case]] = &[CASES];
+const FAMILIES: &[&[Case]] = &[CASES, super::gradcheck_products::CASES];
 /// Cases whose inputs but the first are constants, as the op wants them.
-const CONSTANT_FAMILIES: &[&[Case]] = &[];
+const CONSTANT_FAMILIES: &[&[Case]] = &[super::gradcheck_products::OF_CONSTANTS];
 
 #[test]
 fn gradients_agree_with_finite_differences() {
