@@ -7,6 +7,7 @@
 mod activation;
 mod args;
 mod control;
+mod conv;
 mod elementwise;
 mod linear;
 mod normalization;
@@ -14,6 +15,7 @@ mod random;
 mod reduce;
 mod shape;
 mod vjp;
+mod window;
 
 #[cfg(test)]
 mod gradcheck;
@@ -230,6 +232,7 @@ impl fmt::Display for OpError {
 const FAMILIES: &[&[OpDef]] = &[
     activation::OPS,
     control::OPS,
+    conv::OPS,
     elementwise::OPS,
     elementwise::binary::OPS,
     elementwise::unary::OPS,
