@@ -8,7 +8,8 @@ use anemone_mil::ir::{Literal, Program};
 use anemone_mil::{package, text};
 use std::path::Path;
 
-/// Undoes what coremlc adds to `buildInfo`, its own version, and puts the entries into its order.
+/// Undoes what coremlc adds to `buildInfo`, its own version, and puts the entries into its order. Without others
+/// the attribute itself was coremlc's.
 fn normalize_build_info(program: &mut Program) {
     for (_, constant) in program.attributes.iter_mut().filter(|(name, _)| name == "buildInfo") {
         let Literal::Dict(entries) = &mut constant.value else { panic!("{constant:?}") };
@@ -19,6 +20,7 @@ fn normalize_build_info(program: &mut Program) {
         entries.retain(|(key, _)| !word(key).starts_with("coremlc-"));
         entries.sort_by_key(|(key, _)| word(key));
     }
+    program.attributes.retain(|(_, constant)| constant.value != Literal::Dict(Vec::new()));
 }
 
 #[test]
