@@ -281,6 +281,11 @@ impl Trainer {
         self.batch.n_steps == 0 && self.background.is_none()
     }
 
+    /// Whether fp32 inputs and outputs were asked for, but refused by the device, so that they are fp16.
+    pub fn io_fell_back(&self) -> bool {
+        self.state.io != self.config.weights.io
+    }
+
     /// Steps done.
     pub fn n_steps(&self) -> u64 {
         self.state.step
