@@ -1,0 +1,2 @@
+//! Programs before and after.
+
