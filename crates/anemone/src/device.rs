@@ -132,7 +132,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { select: Select::Auto, chip: Chip::M4, faults: Faults::default(), apple: apple::Options::default() }
+        Options {
+            select: Select::Auto,
+            chip: Chip::M4,
+            faults: Faults::default(),
+            apple: apple::Options::default(),
+        }
     }
 }
 

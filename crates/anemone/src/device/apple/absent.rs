@@ -17,9 +17,7 @@ impl AppleDevice {
     ///
     /// Always, with [`Error::is_unavailable`].
     pub fn open(_: &Options) -> Result<AppleDevice> {
-        Err(Error::unavailable(
-            "the Neural Engine is in Apple's machines and this is none; use `--device soft`",
-        ))
+        Err(Error::unavailable("the Neural Engine is in Apple's machines and this is none; use `--device soft`"))
     }
 
     /// What calls have said about their failures.

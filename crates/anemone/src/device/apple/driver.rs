@@ -486,11 +486,7 @@ fn apple<'a>(buffer: &'a dyn Buffer, name: &str, ty: &TensorType) -> Result<&'a 
     any.downcast_ref().filter(|_| buffer.ty() == ty).ok_or_else(|| misfit(name, ty, buffer.ty()))
 }
 
-fn apple_mut<'a>(
-    buffer: &'a mut dyn Buffer,
-    name: &str,
-    ty: &TensorType,
-) -> Result<&'a mut AppleBuffer> {
+fn apple_mut<'a>(buffer: &'a mut dyn Buffer, name: &str, ty: &TensorType) -> Result<&'a mut AppleBuffer> {
     if buffer.ty() != ty {
         return Err(misfit(name, ty, buffer.ty()));
     }

@@ -112,13 +112,21 @@ impl Shaped {
         Ok(Shaped { program: checked.program().clone(), inputs, outputs, weights })
     }
 
-    /// The text in that version of the language.
+    /// The text in that version of the language, with the op set that goes with it if the ops are in that: iOS 18
+    /// with 1.3, iOS 16, the oldest that is taken from text, with 1.0.
     ///
     /// # Errors
     ///
     /// [`Error::is_refused`] if the program cannot be said in it.
     pub fn text(&self, version: Version) -> Result<String> {
-        Ok(text::print(&self.program.to_version(version)?))
+        let program = self.program.to_version(version).map_err(|e| Error::refused(e.to_string()))?;
+        let mut usual = program.clone();
+        for function in &mut usual.functions {
+            function.opset = version.default_opset();
+            function.body.calls.iter_mut().for_each(|c| c.opset = None);
+        }
+        let usual = validate(usual, &Limits::none());
+        Ok(text::print(usual.as_ref().map_or(&program, |valid| valid.program())))
     }
 
     /// Whether an input or output is fp32.
@@ -136,7 +144,10 @@ fn move_casts_out(f: &mut anemone_mil::ir::Function) {
         let Type::Tensor(ty) = &mut param.ty else { continue };
         let uses = n_uses(&f.body, &param.name);
         let made: Vec<&Param2> = casts.iter().filter(|(x, _)| *x == param.name).map(|(_, y)| y).collect();
-        if ty.dtype != DType::Fp32 || made.is_empty() || made.len() != uses || made.iter().any(|y| y.1 != DType::Fp16)
+        if ty.dtype != DType::Fp32
+            || made.is_empty()
+            || made.len() != uses
+            || made.iter().any(|y| y.1 != DType::Fp16)
         {
             continue;
         }
@@ -251,7 +262,8 @@ fn one_file(block: &mut Block, weights: &Weights) -> Result<Option<Vec<u8>>> {
     let mut paths: Vec<String> = Vec::new();
     for_each_constant(block, &mut |c| {
         if let Literal::Blob(blob) = &c.value {
-            weights.resolve(blob, c.ty.as_tensor().ok_or_else(|| Error::config("a constant that is no tensor"))?)?;
+            weights
+                .resolve(blob, c.ty.as_tensor().ok_or_else(|| Error::config("a constant that is no tensor"))?)?;
             if !paths.contains(&blob.path) {
                 paths.push(blob.path.clone());
             }

@@ -204,10 +204,7 @@ impl Runtime {
             // SAFETY: it is the surface just made.
             let found = unsafe { (self.surfaces.alloc_size)(raw) };
             if found < n_bytes {
-                return Err(Failure::said(
-                    "IOSurfaceGetAllocSize",
-                    format!("{found} bytes instead of {n_bytes}"),
-                ));
+                return Err(Failure::said("IOSurfaceGetAllocSize", format!("{found} bytes instead of {n_bytes}")));
             }
             // SAFETY: the argument is a surface of the type that `check` has confirmed.
             let wrapper: Option<Retained<AnyObject>> =
@@ -310,8 +307,7 @@ impl Runtime {
             let text = |s: Option<Retained<AnyObject>>| s.as_deref().and_then(text_of).unwrap_or_default();
             Some(format!("{}: {}", text(name), text(reason)))
         };
-        let described =
-            objc2::exception::catch(AssertUnwindSafe(|| exception.and_then(|e| describe(e))));
+        let described = objc2::exception::catch(AssertUnwindSafe(|| exception.and_then(|e| describe(e))));
         Failure {
             call: what.into(),
             raised: true,
@@ -459,7 +455,10 @@ impl<'a> Lock<'a> {
             // SAFETY: the surface is alive; no seed is asked for.
             let status = unsafe { (api.lock)(surface.raw, options, ptr::null_mut()) };
             if status != 0 {
-                return Err(Failure { code: Some(status.into()), ..Failure::said("IOSurfaceLock", "failed".into()) });
+                return Err(Failure {
+                    code: Some(status.into()),
+                    ..Failure::said("IOSurfaceLock", "failed".into())
+                });
             }
             // SAFETY: the surface is locked.
             let base = unsafe { (api.base)(surface.raw) };
@@ -477,7 +476,9 @@ impl<'a> Lock<'a> {
         let lock = ManuallyDrop::new(self);
         lock.surface.runtime.call("IOSurfaceUnlock", || match lock.end() {
             0 => Ok(()),
-            status => Err(Failure { code: Some(status.into()), ..Failure::said("IOSurfaceUnlock", "failed".into()) }),
+            status => {
+                Err(Failure { code: Some(status.into()), ..Failure::said("IOSurfaceUnlock", "failed".into()) })
+            }
         })
     }
 
@@ -602,9 +603,8 @@ impl Model {
     }
 
     fn no_options(&self) -> Result<Object> {
-        self.runtime.call("dictionaryWithObjects:forKeys:count:", || {
-            self.runtime.dictionary_of(&[], &[]).map(Object::new)
-        })
+        self.runtime
+            .call("dictionaryWithObjects:forKeys:count:", || self.runtime.dictionary_of(&[], &[]).map(Object::new))
     }
 }
 

@@ -138,7 +138,9 @@ mod tests {
         assert!(compare(row, "M", "c44@0:8I16@20@28^@36", "c").is_ok());
         let e = compare(row, "_ANEInMemoryModel", "c44@0:8I16@20@28^@36", "B").unwrap_err();
         assert!(e.is_unavailable());
-        for part in ["`-evaluateWithQoS:options:request:error:`", "`_ANEInMemoryModel`", "`c@:I@@^@`", "`B@:I@@^@`"] {
+        for part in
+            ["`-evaluateWithQoS:options:request:error:`", "`_ANEInMemoryModel`", "`c@:I@@^@`", "`B@:I@@^@`"]
+        {
             assert!(e.to_string().contains(part), "{e}");
         }
     }

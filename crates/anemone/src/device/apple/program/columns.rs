@@ -27,10 +27,46 @@ pub enum Columns {
 
 /// Ops of one or two operands that work element by element.
 const ELEMENTWISE: [&str; 40] = [
-    "abs", "acos", "add", "asin", "atan", "atanh", "cast", "ceil", "clip", "cos", "cosh", "elu", "erf", "exp", "exp2",
-    "floor", "gelu", "identity", "inverse", "leaky_relu", "log", "maximum", "minimum", "mul", "pow", "real_div",
-    "relu", "relu6", "round", "rsqrt", "sigmoid", "sign", "silu", "sin", "softplus", "softsign", "sqrt", "square",
-    "sub", "tanh",
+    "abs",
+    "acos",
+    "add",
+    "asin",
+    "atan",
+    "atanh",
+    "cast",
+    "ceil",
+    "clip",
+    "cos",
+    "cosh",
+    "elu",
+    "erf",
+    "exp",
+    "exp2",
+    "floor",
+    "gelu",
+    "identity",
+    "inverse",
+    "leaky_relu",
+    "log",
+    "maximum",
+    "minimum",
+    "mul",
+    "pow",
+    "real_div",
+    "relu",
+    "relu6",
+    "round",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "softplus",
+    "softsign",
+    "sqrt",
+    "square",
+    "sub",
+    "tanh",
 ];
 
 impl Columns {
@@ -60,9 +96,8 @@ impl Columns {
             }
             "conv" => {
                 let weight = arg("weight")?;
-                let ones = |name: &str, of: i64| {
-                    ints(f, arg(name)).is_none_or(|values| values.iter().all(|&v| v == of))
-                };
+                let ones =
+                    |name: &str, of: i64| ints(f, arg(name)).is_none_or(|values| values.iter().all(|&v| v == of));
                 let valid = arg("pad_type").is_none_or(|v| match f.value(v).constant() {
                     Some(Value::Tensor(t)) => t.strs().is_some_and(|s| s[0] == "valid"),
                     _ => false,
@@ -135,7 +170,8 @@ pub(super) fn pad(mut program: Program) -> Result<Program> {
     }
     let mut reshaped = HashSet::new();
     for call in &f.body.calls {
-        let uses = |blocks: &ValidCall| blocks.args.iter().flatten().flat_map(|a| a.ids()).any(|v| padded.contains(v));
+        let uses =
+            |blocks: &ValidCall| blocks.args.iter().flatten().flat_map(|a| a.ids()).any(|v| padded.contains(v));
         if !call.blocks.is_empty() {
             return Err(refuse(first, format!("op `{}` has nested blocks", call.op.name)));
         }
@@ -143,10 +179,7 @@ pub(super) fn pad(mut program: Program) -> Result<Program> {
             continue;
         }
         if Columns::of(f, call, &padded, width).is_none() {
-            return Err(refuse(
-                first,
-                format!("op `{}` (`{}`) may mix its columns", call.op.name, f.label(call)),
-            ));
+            return Err(refuse(first, format!("op `{}` (`{}`) may mix its columns", call.op.name, f.label(call))));
         }
         if call.op.name == "reshape" {
             reshaped.insert(f.value(call.outputs[0]).name.clone());

@@ -1,2 +1,1 @@
 //! Programs before and after.
-
