@@ -517,7 +517,8 @@ impl Builder {
         self.reduce("reduce_mean", x, axes, keep_dims)
     }
 
-    fn reduce(&mut self, op: &'static str, x: Value, axes: &[i32], keep_dims: bool) -> Result<Value> {
+    /// A reduction `op` over `axes`, which stay as size 1 if `keep_dims`.
+    pub(crate) fn reduce(&mut self, op: &'static str, x: Value, axes: &[i32], keep_dims: bool) -> Result<Value> {
         self.call(op)
             .arg("x", x)
             .constant("axes", Tensor::i32s(axes))

@@ -4,11 +4,14 @@
 //! op (validation, the interpreter, gradients, documentation) asks the table; nothing else matches on names,
 //! except for what the interpreter itself provides (`const`, control flow, state).
 
+mod activation;
 mod args;
 mod control;
 mod conv;
 mod elementwise;
 mod linear;
+mod normalization;
+mod random;
 mod reduce;
 mod shape;
 mod vjp;
@@ -16,13 +19,10 @@ mod window;
 
 #[cfg(test)]
 mod gradcheck;
-#[cfg(test)]
-mod gradcheck_products;
 
 pub use args::{Args, Bound, Operand, infer};
 pub use vjp::Vjp;
 
-use crate::builder::Builder;
 use crate::ir::{DType, Opset, Type};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
@@ -229,7 +229,19 @@ impl fmt::Display for OpError {
 }
 
 /// The families.
-const FAMILIES: &[&[OpDef]] = &[control::OPS, conv::OPS, elementwise::OPS, linear::OPS, reduce::OPS, shape::OPS];
+const FAMILIES: &[&[OpDef]] = &[
+    activation::OPS,
+    control::OPS,
+    conv::OPS,
+    elementwise::OPS,
+    elementwise::binary::OPS,
+    elementwise::unary::OPS,
+    linear::OPS,
+    normalization::OPS,
+    random::OPS,
+    reduce::OPS,
+    shape::OPS,
+];
 
 /// The signatures of each op, oldest first.
 static TABLE: LazyLock<HashMap<&'static str, Vec<&'static OpDef>>> = LazyLock::new(|| {

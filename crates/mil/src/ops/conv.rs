@@ -2,7 +2,7 @@
 
 use super::window::{Geometry, Windows, coordinates, positive};
 use super::*;
-use crate::builder;
+use crate::builder::{self, Builder};
 use crate::ir::{Dim, TensorType};
 
 const STRIDES: Param = Param::constant("strides", INT32).optional();

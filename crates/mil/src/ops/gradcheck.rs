@@ -3,7 +3,11 @@
 //! One row of `CASES` is one call on fp64 tensors; its gradient, as MIL, is run by the reference interpreter and
 //! compared with central differences of a weighted sum of the outputs. A differentiable op without a row fails.
 
+mod pointwise;
+mod products;
+
 use super::*;
+use crate::builder::{self, Builder};
 use crate::grad::{Seed, gradient};
 use crate::ir::{TensorType, Version};
 use crate::{Interpreter, Limits, ValidProgram, Weights, validate};
@@ -14,8 +18,6 @@ pub(super) type Case = (
     &'static [&'static [usize]],
     fn(&mut Builder, &[builder::Value]) -> crate::Result<builder::Value>,
 );
-
-use crate::builder;
 
 const CASES: &[Case] = &[
     ("add", &[&[2, 3], &[3]], |b, v| b.add(v[0], v[1])),
@@ -131,9 +133,9 @@ fn weighted(case: &Case, n_inputs: usize, xs: &[Vec<f64>]) -> Result<(ValidProgr
 }
 
 /// The families' own cases.
-const FAMILIES: &[&[Case]] = &[CASES, super::gradcheck_products::CASES];
+const FAMILIES: &[&[Case]] = &[CASES, pointwise::CASES, products::CASES];
 /// Cases whose inputs but the first are constants, as the op wants them.
-const CONSTANT_FAMILIES: &[&[Case]] = &[super::gradcheck_products::OF_CONSTANTS];
+const CONSTANT_FAMILIES: &[&[Case]] = &[pointwise::CONSTANT_CASES, products::CONSTANT_CASES];
 
 #[test]
 fn gradients_agree_with_finite_differences() {

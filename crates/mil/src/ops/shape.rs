@@ -106,7 +106,7 @@ pub(super) fn broadcast_shapes(x: &[usize], y: &[usize]) -> OpResult<Vec<usize>>
 }
 
 /// How far apart neighbours along each axis lie.
-fn strides(shape: &[usize]) -> Vec<usize> {
+pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut out = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {
         out[i - 1] = out[i] * shape[i];
@@ -115,7 +115,7 @@ fn strides(shape: &[usize]) -> Vec<usize> {
 }
 
 /// The sum over the axes of `shape` of `f(axis, coordinate)`, for its `i`-th element.
-fn walk(shape: &[usize], mut i: usize, f: impl Fn(usize, usize) -> usize) -> usize {
+pub(super) fn walk(shape: &[usize], mut i: usize, f: impl Fn(usize, usize) -> usize) -> usize {
     let mut at = 0;
     for (axis, &d) in shape.iter().enumerate().rev() {
         at += f(axis, i % d);

@@ -1,8 +1,7 @@
-//! Cases of the gradient check: convolution, products, pooling, recurrence, attention.
+//! Gradient checks of convolution, products, pooling, recurrence, attention.
 
-use super::gradcheck::Case;
-use crate::builder::{Builder, Value};
-use crate::tensor::Tensor;
+use super::*;
+use crate::builder::Value;
 
 /// A convolution of `v[0]` by `v[1]`, plus `v[2]` if there: strides, dilations, padding of that type, groups.
 fn conv(
@@ -72,7 +71,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Cases of ops that want constants but for their first input.
-pub(super) const OF_CONSTANTS: &[Case] = &[
+pub(super) const CONSTANT_CASES: &[Case] = &[
     ("linear", &[&[2, 3, 4], &[5, 4], &[5]], |b, v| {
         b.call("linear").arg("x", v[0]).arg("weight", v[1]).arg("bias", v[2]).finish()
     }),
