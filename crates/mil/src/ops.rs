@@ -6,12 +6,16 @@
 
 mod activation;
 mod args;
+mod attention;
+mod constexpr;
 mod control;
 mod conv;
 mod elementwise;
 mod linear;
 mod normalization;
+mod pool;
 mod random;
+mod recurrent;
 mod reduce;
 mod shape;
 mod vjp;
@@ -231,6 +235,8 @@ impl fmt::Display for OpError {
 /// The families.
 const FAMILIES: &[&[OpDef]] = &[
     activation::OPS,
+    attention::OPS,
+    constexpr::OPS,
     control::OPS,
     conv::OPS,
     elementwise::OPS,
@@ -238,7 +244,9 @@ const FAMILIES: &[&[OpDef]] = &[
     elementwise::unary::OPS,
     linear::OPS,
     normalization::OPS,
+    pool::OPS,
     random::OPS,
+    recurrent::OPS,
     reduce::OPS,
     shape::OPS,
 ];
