@@ -154,6 +154,11 @@ impl Builder {
         }
     }
 
+    /// A value as type rules see it.
+    pub(crate) fn bound(&self, v: Value) -> Bound<'_> {
+        Bound { ty: self.ty(v), value: self.values[v.0].constant.as_ref() }
+    }
+
     /// The program, with these values as its outputs.
     ///
     /// # Errors
@@ -329,7 +334,7 @@ impl CallBuilder<'_> {
             bound.insert(param, values);
         }
         let types = {
-            let bind = |v: &Value| Bound { ty: b.ty(*v), value: b.values[v.0].constant.as_ref() };
+            let bind = |v: &Value| b.bound(*v);
             let operands = def
                 .params
                 .iter()
@@ -393,6 +398,12 @@ impl Diagnostic {
 /// What a call says of its op's error.
 pub(crate) fn call_error(op: &str, output: &str, e: &OpError) -> Diagnostic {
     Diagnostic::error("type", format!("op `{op}` (`{output}`): {e}"))
+}
+
+/// Sizes as an argument; what `int32` cannot hold becomes its largest, which fits no tensor there is.
+fn sizes(sizes: &[usize]) -> Tensor {
+    let sizes: Vec<i32> = sizes.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect();
+    Tensor::i32s(&sizes)
 }
 
 fn invalid(code: &'static str, message: String) -> Error {
@@ -470,8 +481,27 @@ impl Builder {
 
     /// The elements of `x` in another shape.
     pub fn reshape(&mut self, x: Value, shape: &[usize]) -> Result<Value> {
-        let shape: Vec<i32> = shape.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect();
-        self.call("reshape").arg("x", x).constant("shape", Tensor::i32s(&shape)).finish()
+        self.call("reshape").arg("x", x).constant("shape", sizes(shape)).finish()
+    }
+
+    /// `size` elements along each axis of `x`, from `begin` on.
+    pub fn slice(&mut self, x: Value, begin: &[usize], size: &[usize]) -> Result<Value> {
+        self.call("slice_by_size")
+            .arg("x", x)
+            .constant("begin", sizes(begin))
+            .constant("size", sizes(size))
+            .finish()
+    }
+
+    /// The tensors one after the other along `axis`.
+    pub fn concat(&mut self, values: &[Value], axis: usize) -> Result<Value> {
+        self.call("concat").args("values", values).constant("axis", Tensor::i32(axis as i32)).finish()
+    }
+
+    /// A tensor of a floating-point type, every element of which is `value`.
+    pub fn fill(&mut self, dtype: DType, shape: &[usize], value: f64) -> Result<Value> {
+        let value = Tensor::float(dtype, &[], vec![value]);
+        self.call("fill").constant("shape", sizes(shape)).constant("value", value).finish()
     }
 
     /// The sum over `axes`, which stay as size 1 if `keep_dims`.

@@ -9,6 +9,7 @@ use crate::ops::{Args, Bound, Eval, Operand, Value};
 use crate::tensor::Tensor;
 use crate::valid::{ArgIds, Origin, ValidBlock, ValidCall, ValidFunction, ValidProgram, ValueId};
 use crate::weights::Weights;
+use std::collections::HashMap;
 
 /// Runs one function of a program, whose constants it has read.
 ///
@@ -122,7 +123,10 @@ impl<'a> Interpreter<'a> {
             };
             return Err(Error::eval(format!("op `{}` (`{label}`) cannot be run: {why}", call.op.name)));
         };
-        let bind = |id: &ValueId| Bound { ty: &self.function.value(*id).ty, value: values[id.index()].as_ref() };
+        // The types the arguments have in this run: sizes that the program leaves open are known here.
+        let ids = || call.args.iter().flatten().flat_map(|a| a.ids());
+        let types: HashMap<ValueId, Type> = ids().map(|&id| (id, self.actual_type(id, values))).collect();
+        let bind = |id: &ValueId| Bound { ty: &types[id], value: values[id.index()].as_ref() };
         let operands = call
             .args
             .iter()
@@ -135,6 +139,13 @@ impl<'a> Interpreter<'a> {
             .collect();
         eval(&Args { def: call.op, operands })
             .map_err(|e| Error::eval(format!("op `{}` (`{label}`): {e}", call.op.name)))
+    }
+
+    fn actual_type(&self, id: ValueId, values: &[Option<Value>]) -> Type {
+        match &values[id.index()] {
+            Some(Value::Tensor(t)) => t.ty().into(),
+            _ => self.function.value(id).ty.clone(),
+        }
     }
 }
 

@@ -74,10 +74,9 @@ pub fn gradient(program: &ValidProgram, loss: &str, wrt: &[&str], seed: Seed<'_>
 }
 
 fn zeros(b: &mut Builder, like: Value) -> Result<Value> {
-    let ty = b.tensor_ty(like)?.clone();
-    let shape: Vec<i32> = b.shape(like)?.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect();
-    let zero = Tensor::float(if ty.dtype.is_float() { ty.dtype } else { DType::Fp32 }, &[], vec![0.0]);
-    b.call("fill").constant("shape", Tensor::i32s(&shape)).constant("value", zero).finish()
+    let dtype = b.tensor_ty(like)?.dtype;
+    let shape = b.shape(like)?;
+    b.fill(if dtype.is_float() { dtype } else { DType::Fp32 }, &shape, 0.0)
 }
 
 /// A builder that holds all of a function, with its value for each of the function's.

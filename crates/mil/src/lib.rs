@@ -18,7 +18,7 @@ pub use builder::Builder;
 pub use error::{Diagnostic, Error, Result};
 pub use eval::Interpreter;
 pub use limits::{Chip, Limits};
+pub use render::line_column;
 pub use tensor::Tensor;
 pub use valid::{ValidProgram, validate};
 pub use weights::Weights;
-pub use render::line_column;

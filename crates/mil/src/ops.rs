@@ -5,10 +5,16 @@
 //! except for what the interpreter itself provides (`const`, control flow, state).
 
 mod args;
+mod blocks;
 mod elementwise;
+mod gather;
+mod image;
+mod join;
 mod linear;
 mod reduce;
 mod shape;
+mod slice;
+mod tensor;
 mod vjp;
 
 #[cfg(test)]
@@ -121,6 +127,23 @@ pub const FLOAT: &[DType] = &[DType::Fp16, DType::Fp32, DType::Fp64];
 pub const NUMBER: &[DType] = &[DType::Fp16, DType::Fp32, DType::Fp64, DType::Int32];
 /// Numbers and booleans.
 pub const NUMBER_OR_BOOL: &[DType] = &[DType::Fp16, DType::Fp32, DType::Fp64, DType::Int32, DType::Bool];
+/// Numbers from iOS 17 on.
+pub const NUMBER_17: &[DType] =
+    &[DType::Fp16, DType::Fp32, DType::Fp64, DType::Int8, DType::Int16, DType::Int32, DType::UInt8, DType::UInt16];
+/// Numbers and booleans from iOS 17 on.
+pub const NUMBER_OR_BOOL_17: &[DType] = &[
+    DType::Fp16,
+    DType::Fp32,
+    DType::Fp64,
+    DType::Int8,
+    DType::Int16,
+    DType::Int32,
+    DType::UInt8,
+    DType::UInt16,
+    DType::Bool,
+];
+/// Sizes and positions from iOS 17 on.
+pub const SIZE_17: &[DType] = &[DType::Int8, DType::Int16, DType::Int32];
 /// `int32`.
 pub const INT32: &[DType] = &[DType::Int32];
 /// `bool`.
@@ -224,7 +247,19 @@ impl fmt::Display for OpError {
 }
 
 /// The families.
-const FAMILIES: &[&[OpDef]] = &[elementwise::OPS, linear::OPS, reduce::OPS, shape::OPS];
+const FAMILIES: &[&[OpDef]] = &[
+    blocks::OPS,
+    elementwise::OPS,
+    gather::OPS,
+    image::OPS,
+    image::SAMPLE_OPS,
+    join::OPS,
+    linear::OPS,
+    reduce::OPS,
+    shape::OPS,
+    slice::OPS,
+    tensor::OPS,
+];
 
 /// The signatures of each op, oldest first.
 static TABLE: LazyLock<HashMap<&'static str, Vec<&'static OpDef>>> = LazyLock::new(|| {

@@ -58,23 +58,10 @@ macro_rules! comparison {
     };
 }
 
-const CAST_15: &[DType] = NUMBER_OR_BOOL;
-const CAST_17: &[DType] = &[
-    DType::Fp16,
-    DType::Fp32,
-    DType::Fp64,
-    DType::Int8,
-    DType::Int16,
-    DType::Int32,
-    DType::UInt8,
-    DType::UInt16,
-    DType::Bool,
-];
-
 const CAST: OpDef = OpDef {
     name: "cast",
     since: Opset::Ios13,
-    params: &[Param::new("x", CAST_15), Param::constant("dtype", STRING)],
+    params: &[Param::new("x", NUMBER_OR_BOOL), Param::constant("dtype", STRING)],
     infer: cast_infer,
     eval: Eval::By(cast_eval),
     vjp: Some(cast_vjp),
@@ -136,7 +123,11 @@ pub(super) const OPS: &[OpDef] = &[
         vjp: Some(select_vjp),
     },
     CAST,
-    OpDef { since: Opset::Ios17, params: &[Param::new("x", CAST_17), Param::constant("dtype", STRING)], ..CAST },
+    OpDef {
+        since: Opset::Ios17,
+        params: &[Param::new("x", NUMBER_OR_BOOL_17), Param::constant("dtype", STRING)],
+        ..CAST
+    },
 ];
 
 /// `f` of each element of a tensor of numbers.
@@ -146,7 +137,7 @@ pub(super) fn map(x: &Tensor, f: fn(f64) -> f64) -> OpResult<Vec<Value>> {
 }
 
 /// Numbers as a tensor of `dtype`; to integers by truncation.
-fn from_f64s(dtype: DType, shape: &[usize], xs: Vec<f64>) -> Tensor {
+pub(super) fn from_f64s(dtype: DType, shape: &[usize], xs: Vec<f64>) -> Tensor {
     match dtype.is_float() {
         true => Tensor::float(dtype, shape, xs),
         false => Tensor::int(dtype, shape, xs.into_iter().map(|x| x as i64).collect()),

@@ -142,7 +142,7 @@ fn show(t: &TensorType) -> String {
     super::elementwise::show(&t.shape)
 }
 
-fn positive(name: &'static str, x: i64) -> OpResult<usize> {
+pub(super) fn positive(name: &'static str, x: i64) -> OpResult<usize> {
     usize::try_from(x)
         .ok()
         .filter(|&x| x > 0)

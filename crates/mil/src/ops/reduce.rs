@@ -112,9 +112,7 @@ fn scaled_vjp(v: &mut Vjp<'_>, factor: f64) -> OpResult<()> {
     let shape = v.b.shape(x)?;
     let dy = v.dy()?;
     let dy = keep_dims(v, dy)?;
-    let sizes: Vec<i32> = shape.iter().map(|&d| d as i32).collect();
-    let value = Tensor::float(dtype, &[], vec![factor]);
-    let factors = v.b.call("fill").constant("shape", Tensor::i32s(&sizes)).constant("value", value).finish()?;
+    let factors = v.b.fill(dtype, &shape, factor)?;
     let dx = v.b.mul(dy, factors)?;
     v.give("x", dx)
 }

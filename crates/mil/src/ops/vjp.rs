@@ -1,6 +1,6 @@
 //! What the gradient of an op has to work with.
 
-use super::{OpDef, OpError, OpResult};
+use super::{Args, OpDef, OpError, OpResult, Operand, Param};
 use crate::builder::{Builder, Value};
 use crate::error::Error;
 use crate::tensor::Tensor;
@@ -42,6 +42,19 @@ impl Vjp<'_> {
     /// The values passed for a variadic parameter.
     pub fn many(&self, name: &'static str) -> Vec<Value> {
         self.args[self.place(name)].clone().unwrap_or_default()
+    }
+
+    /// The call as its type rule saw it.
+    pub fn forward(&self) -> Args<'_> {
+        let bind = |v: &Value| self.b.bound(*v);
+        let operand = |(param, values): (&Param, &Option<Vec<Value>>)| {
+            let values = values.as_ref()?;
+            Some(match param.variadic {
+                true => Operand::Many(values.iter().map(bind).collect()),
+                false => Operand::One(bind(values.first()?)),
+            })
+        };
+        Args { def: self.def, operands: self.def.params.iter().zip(self.args).map(operand).collect() }
     }
 
     /// The constant passed for a parameter.
