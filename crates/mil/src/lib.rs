@@ -9,6 +9,7 @@ pub mod ir;
 pub mod limits;
 pub mod ops;
 mod render;
+pub mod replay;
 pub mod tensor;
 pub mod text;
 pub mod valid;

@@ -4,13 +4,17 @@
 //! op (validation, the interpreter, gradients, documentation) asks the table; nothing else matches on names,
 //! except for what the interpreter itself provides (`const`, control flow, state).
 
+mod activation;
 mod args;
 mod blocks;
+mod control;
 mod elementwise;
 mod gather;
 mod image;
 mod join;
 mod linear;
+mod normalization;
+mod random;
 mod reduce;
 mod shape;
 mod slice;
@@ -23,7 +27,6 @@ mod gradcheck;
 pub use args::{Args, Bound, Operand, infer};
 pub use vjp::Vjp;
 
-use crate::builder::Builder;
 use crate::ir::{DType, Opset, Type};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
@@ -248,13 +251,19 @@ impl fmt::Display for OpError {
 
 /// The families.
 const FAMILIES: &[&[OpDef]] = &[
+    activation::OPS,
     blocks::OPS,
+    control::OPS,
     elementwise::OPS,
+    elementwise::binary::OPS,
+    elementwise::unary::OPS,
     gather::OPS,
     image::OPS,
-    image::SAMPLE_OPS,
+    image::sample::OPS,
     join::OPS,
     linear::OPS,
+    normalization::OPS,
+    random::OPS,
     reduce::OPS,
     shape::OPS,
     slice::OPS,

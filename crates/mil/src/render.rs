@@ -71,3 +71,54 @@ pub fn line_column(source: &str, offset: u32) -> (usize, usize) {
     let line = before.bytes().filter(|&b| b == b'\n').count() + 1;
     (line, before[line_start..].chars().count() + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Span;
+    use expect_test::expect;
+
+    fn span(source: &str, text: &str) -> Span {
+        let start = source.find(text).unwrap();
+        Span { start: start as u32, end: (start + text.len()) as u32 }
+    }
+
+    #[test]
+    fn labels_on_lines_apart_are_shown_without_the_lines_between() {
+        let source: String = (1..=20).map(|i| format!("line {i}: é\n")).collect();
+        let diagnostic = Diagnostic::warning("unused", "`x` is never used")
+            .at(span(&source, "16"), "here")
+            .at(span(&source, "3: é"), "")
+            .note("remove it");
+        expect![[r#"
+            warning[unused]: `x` is never used
+              --> a.mil:16:6
+               |
+             3 | line 3: é
+               |      ----
+            ...
+            16 | line 16: é
+               |      ^^ here
+               |
+               = note: remove it"#]]
+        .assert_eq(&diagnostic.render("a.mil", &source));
+    }
+
+    #[test]
+    fn colour_is_only_there_on_demand() {
+        let diagnostic = Diagnostic::error("c", "m").at(Span { start: 0, end: 1 }, "l");
+        assert!(diagnostic.render_colored("f", "s").contains("\u{1b}["));
+        assert!(!diagnostic.render("f", "s").contains('\u{1b}'));
+        assert_eq!(Diagnostic::error("c", "m").render("f", "s"), "error[c]: m");
+    }
+
+    #[test]
+    fn spans_that_are_not_of_the_source_do_no_harm() {
+        for source in ["", "é", "a\nb"] {
+            for (start, end) in [(0, 9), (1, 2), (7, 9), (2, 1), (u32::MAX, u32::MAX - 1)] {
+                let diagnostic = Diagnostic::error("c", "message").at(Span { start, end }, "label");
+                assert!(diagnostic.render("f", source).contains("message"));
+            }
+        }
+    }
+}

@@ -2,9 +2,9 @@
 //!
 //! [`parse`] knows the grammar and none of the ops. It takes the texts that coremlc writes, those that
 //! generators for the engine write (other layout, decimal numbers, comments) and the dumps of Apple's engine
-//! compiler. There are two dialects, one for each [`Version`](crate::ir::Version): they differ in how scalars are spelled, and
-//! either spelling is read in either version. [`print`] writes coremlc's layout in the dialect of the program's
-//! version, so that a file of coremlc's comes back byte for byte.
+//! compiler. There are two dialects, one for each [`Version`](crate::ir::Version): they differ in how scalars are
+//! spelled, and either spelling is read in either version. [`print()`] writes coremlc's layout in the dialect of
+//! the program's version, so that a file of coremlc's comes back byte for byte.
 //!
 //! ```
 //! use anemone_mil::text;
@@ -26,6 +26,7 @@ mod lex;
 mod literal;
 mod number;
 mod parse;
+mod parser;
 mod print;
 
 pub use parse::parse;

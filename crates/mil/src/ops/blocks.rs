@@ -6,7 +6,7 @@ use super::elementwise::show;
 use super::linear::positive;
 use super::shape::{add_dims, dim, mul_dims, out_shape, strides, walk};
 use super::*;
-use crate::builder;
+use crate::builder::{self, Builder};
 use crate::ir::{Dim, TensorType};
 
 const X: Param = Param::new("x", FLOAT);
@@ -260,7 +260,7 @@ fn windows_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
 /// Each element takes the sum over the windows it is in.
 fn windows_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (shape, dy) = (v.b.shape(v.arg("x")?)?, v.dy()?);
-    let (axis, size, stride) = windows(&v.forward())?;
+    let (axis, size, stride) = windows(&v.args())?;
     let n = v.b.shape(dy)?[axis];
     let source: Vec<i32> = (0..n).flat_map(|i| (0..size).map(move |j| (i * stride + j) as i32)).collect();
     let mut flat = shape.clone();
@@ -280,7 +280,7 @@ pub(super) fn scattered(
     axis: usize,
 ) -> OpResult<builder::Value> {
     let dtype = b.tensor_ty(updates)?.dtype;
-    let zeros = b.fill(dtype, shape, 0.0)?;
+    let zeros = b.filled(dtype, shape, 0.0)?;
     let call = b.call("scatter").arg("data", zeros).arg("indices", indices).arg("updates", updates);
     Ok(call.constant("axis", Tensor::i32(axis as i32)).constant("mode", Tensor::string("add")).finish()?)
 }

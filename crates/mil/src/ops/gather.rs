@@ -6,7 +6,7 @@
 use super::elementwise::show;
 use super::shape::{out_shape, strides, walk};
 use super::*;
-use crate::builder;
+use crate::builder::{self, Builder};
 use crate::ir::{Dim, TensorType};
 use crate::tensor::Data;
 
@@ -336,7 +336,7 @@ impl Places {
     /// Those of the call that `v` is about, as indices of `int32`.
     fn of(v: &mut Vjp<'_>, kind: Kind, data: &'static str) -> OpResult<Places> {
         let rank = v.b.shape(v.arg(data)?)?.len();
-        let axis = if kind == Kind::Nd { 0 } else { v.forward().axis("axis", rank)? };
+        let axis = if kind == Kind::Nd { 0 } else { v.args().axis("axis", rank)? };
         let mut indices = v.arg("indices")?;
         if v.b.tensor_ty(indices)?.dtype != DType::Int32 {
             indices = v.b.cast(indices, DType::Int32)?;
@@ -382,7 +382,7 @@ fn gather_vjp(v: &mut Vjp<'_>, kind: Kind) -> OpResult<()> {
     }
     let (x, mut updates) = (v.b.shape(v.arg("x")?)?, v.dy()?);
     let dtype = v.b.tensor_ty(updates)?.dtype;
-    let batch = if kind == Kind::Along { 0 } else { batch_dims(&v.forward(), x.len())? };
+    let batch = if kind == Kind::Along { 0 } else { batch_dims(&v.args(), x.len())? };
     let mut places = Places::of(v, kind, "x")?;
     let indices = v.b.shape(places.indices)?;
     match kind {
@@ -402,7 +402,7 @@ fn gather_vjp(v: &mut Vjp<'_>, kind: Kind) -> OpResult<()> {
         Kind::Slices => {
             // A scatter takes one axis of indices and none of batches. With these, each index is spelled out for
             // every element of its slice.
-            let axis = v.forward().axis("axis", x.len())?;
+            let axis = v.args().axis("axis", x.len())?;
             let n: usize = indices[batch..].iter().product();
             let flat = [&x[..axis], &[n], &x[axis + 1..]].concat();
             updates = v.b.reshape(updates, &flat)?;
@@ -420,7 +420,7 @@ fn gather_vjp(v: &mut Vjp<'_>, kind: Kind) -> OpResult<()> {
             }
         }
     }
-    let zeros = v.b.fill(dtype, &x, 0.0)?;
+    let zeros = v.b.filled(dtype, &x, 0.0)?;
     let dx = places.scatter(v.b, zeros, updates, "add")?;
     v.give("x", dx)
 }
@@ -432,7 +432,7 @@ fn gather_vjp(v: &mut Vjp<'_>, kind: Kind) -> OpResult<()> {
 /// `max`, `min`: those that equal the result share its gradient.
 fn scatter_vjp(v: &mut Vjp<'_>, kind: Kind) -> OpResult<()> {
     let (data, updates, out, dy) = (v.arg("data")?, v.arg("updates")?, v.out(), v.dy()?);
-    let mode = Mode::of(v.forward().str("mode")?)?;
+    let mode = Mode::of(v.args().str("mode")?)?;
     let places = Places::of(v, kind, "data")?;
     let (dtype, shape) = (v.b.tensor_ty(dy)?.dtype, v.b.shape(updates)?);
     let zero = Tensor::float(dtype, &[], vec![0.0]);
@@ -443,7 +443,7 @@ fn scatter_vjp(v: &mut Vjp<'_>, kind: Kind) -> OpResult<()> {
             (dy, v.b.scale(g, -1.0)?)
         }
         Mode::Update => {
-            let zeros = v.b.fill(dtype, &shape, 0.0)?;
+            let zeros = v.b.filled(dtype, &shape, 0.0)?;
             let d_data = places.scatter(v.b, dy, zeros, "update")?;
             // Number the updates, see whose number stays.
             let numbers = v.b.constant(Tensor::int(

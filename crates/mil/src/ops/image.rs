@@ -1,6 +1,6 @@
 //! Ops on images: sizes changed by interpolation, crops. Those that sample at given points are in `sample`.
 
-mod sample;
+pub(super) mod sample;
 
 use super::blocks::image_margins;
 use super::elementwise::{from_f64s, show};
@@ -9,8 +9,6 @@ use super::shape::{dim, out_shape, strides, walk};
 use super::slice::between_zeros;
 use super::*;
 use crate::ir::{Dim, TensorType};
-
-pub(super) use sample::OPS as SAMPLE_OPS;
 
 const X: Param = Param::new("x", FLOAT);
 const SCALE: &[DType] = &[DType::Fp32, DType::Fp64, DType::Int32];
@@ -103,7 +101,7 @@ pub(super) const OPS: &[OpDef] = &[
         vjp: Some(|v| {
             let (shape, mut dx) = (v.b.shape(v.arg("x")?)?, v.dy()?);
             let (first, crops) = {
-                let args = v.forward();
+                let args = v.args();
                 (first_of_two(&args)?, crops(&args)?)
             };
             for (axis, [before, _]) in (first..).zip(crops) {
@@ -329,7 +327,7 @@ fn resized(args: &Args<'_>, axes: Resizing) -> OpResult<Vec<Value>> {
 fn resize_vjp(v: &mut Vjp<'_>, axes: fn(&Args<'_>) -> OpResult<Resizing>) -> OpResult<()> {
     let (shape, mut dx) = (v.b.shape(v.arg("x")?)?, v.dy()?);
     let dtype = v.b.tensor_ty(dx)?.dtype;
-    for (axis, _, rule) in axes(&v.forward())? {
+    for (axis, _, rule) in axes(&v.args())? {
         let mut now = v.b.shape(dx)?;
         let (n_in, n_out) = (shape[axis], now[axis]);
         let mut weights = vec![0.0; n_in * n_out];

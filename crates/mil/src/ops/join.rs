@@ -155,7 +155,7 @@ fn concat_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (values, dy) = (v.many("values"), v.dy()?);
     let total = v.b.shape(dy)?;
     let (axis, interleave) = {
-        let args = v.forward();
+        let args = v.args();
         (concat_axis(&args, value_types(&args)?[0].shape.len())?, args.bool("interleave")?)
     };
     let mut begin = vec![0; total.len()];
@@ -204,7 +204,7 @@ fn stack_infer(args: &Args<'_>) -> OpResult<Vec<Type>> {
 fn stack_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (values, dy) = (v.many("values"), v.dy()?);
     let mut size = v.b.shape(dy)?;
-    let axis = v.forward().axis("axis", size.len())?;
+    let axis = v.args().axis("axis", size.len())?;
     size[axis] = 1;
     let mut begin = vec![0; size.len()];
     for value in values {
@@ -281,7 +281,7 @@ fn split_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
 /// `dx` is the gradients of the parts one after the other, zeros for those that the loss does not depend on.
 fn split_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let x = v.arg("x")?;
-    let axis = v.forward().axis("axis", v.b.shape(x)?.len())?;
+    let axis = v.args().axis("axis", v.b.shape(x)?.len())?;
     let dtype = v.b.tensor_ty(x)?.dtype;
     let mut parts = Vec::new();
     for (i, dy) in v.dys().to_vec().into_iter().enumerate() {
@@ -289,7 +289,7 @@ fn split_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
         if shape[axis] > 0 {
             parts.push(match dy {
                 Some(dy) => dy,
-                None => v.b.fill(dtype, &shape, 0.0)?,
+                None => v.b.filled(dtype, &shape, 0.0)?,
             });
         }
     }

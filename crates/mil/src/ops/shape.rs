@@ -153,16 +153,14 @@ pub(super) fn broadcast_shapes(x: &[usize], y: &[usize]) -> OpResult<Vec<usize>>
     Ok(broadcast_dims(&dims(x), &dims(y))?.iter().filter_map(|d| d.fixed()).collect())
 }
 
-/// The shape of a call's first output by its own type rule, for an evaluation: sizes are known and the elements
-/// can be allocated.
+/// The shape of a call's first output by its own type rule, for an evaluation, where sizes are known.
 pub(super) fn out_shape(args: &Args<'_>) -> OpResult<Vec<usize>> {
     let types = infer(args)?;
     let Some(ty) = types.first().and_then(Type::as_tensor) else {
         return Err(OpError::new("has no tensor as its output"));
     };
-    let room = |n| Vec::<f64>::new().try_reserve_exact(n).ok();
-    match (ty.fixed_shape(), ty.n_elements().and_then(room)) {
-        (Some(shape), Some(())) => Ok(shape),
+    match (ty.fixed_shape(), ty.n_elements()) {
+        (Some(shape), Some(_)) => Ok(shape),
         _ => Err(OpError::new(format!("gives {ty}, which is too large"))),
     }
 }
@@ -307,7 +305,7 @@ fn permutation(args: &Args<'_>, rank: usize) -> OpResult<Vec<usize>> {
 /// `dx` is `dy` with its axes back in their places.
 fn transpose_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let dy = v.dy()?;
-    let perm = permutation(&v.forward(), v.b.shape(dy)?.len())?;
+    let perm = permutation(&v.args(), v.b.shape(dy)?.len())?;
     let mut inverse = vec![0; perm.len()];
     for (i, &p) in perm.iter().enumerate() {
         inverse[p] = i as i32;

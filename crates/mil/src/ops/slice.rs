@@ -2,7 +2,7 @@
 
 use super::shape::{add_dims, dim, out_shape, strides, walk};
 use super::*;
-use crate::builder;
+use crate::builder::{self, Builder};
 use crate::ir::{Dim, TensorType};
 
 const X: Param = Param::new("x", NUMBER_OR_BOOL);
@@ -260,7 +260,7 @@ fn slice_by_index_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     for name in ["begin", "end"] {
         v.constant(name)?;
     }
-    let spans = Spans::of(&v.forward())?;
+    let spans = Spans::of(&v.args())?;
     let mut dx = v.b.reshape(dy, &spans.sizes())?;
     for (axis, span) in spans.0.iter().enumerate() {
         let mut now = v.b.shape(dx)?;
@@ -268,7 +268,7 @@ fn slice_by_index_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
         if n == 0 {
             now[axis] = shape[axis];
             let dtype = v.b.tensor_ty(dx)?.dtype;
-            dx = v.b.fill(dtype, &now, 0.0)?;
+            dx = v.b.filled(dtype, &now, 0.0)?;
             continue;
         }
         let stride = usize::try_from(span.step.unsigned_abs()).unwrap_or(usize::MAX).min(shape[axis].max(1));
@@ -305,7 +305,7 @@ pub(super) fn between_zeros(
     let n = shape[axis];
     let mut zeros = |n: usize| -> OpResult<Option<builder::Value>> {
         shape[axis] = n;
-        Ok(if n > 0 { Some(b.fill(dtype, &shape, 0.0)?) } else { None })
+        Ok(if n > 0 { Some(b.filled(dtype, &shape, 0.0)?) } else { None })
     };
     let (before, after) = (zeros(from)?, zeros(size.saturating_sub(from + n))?);
     let parts: Vec<builder::Value> = before.into_iter().chain([x]).chain(after).collect();
@@ -349,7 +349,7 @@ fn begins(args: &Args<'_>, shape: &[usize]) -> OpResult<Vec<usize>> {
 fn slice_by_size_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     v.constant("begin")?;
     let (shape, mut dx) = (v.b.shape(v.arg("x")?)?, v.dy()?);
-    let begin = begins(&v.forward(), &shape)?;
+    let begin = begins(&v.args(), &shape)?;
     for axis in 0..shape.len() {
         dx = between_zeros(v.b, dx, axis, begin[axis], shape[axis])?;
     }
@@ -368,7 +368,7 @@ fn slice_update_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     }
     if v.wants("x") {
         let (dtype, shape) = (v.b.tensor_ty(dy)?.dtype, v.b.shape(update)?);
-        let zeros = v.b.fill(dtype, &shape, 0.0)?;
+        let zeros = v.b.filled(dtype, &shape, 0.0)?;
         let call = v.b.call("slice_update").arg("x", dy).arg("update", zeros);
         let d = slice.iter().fold(call, |call, &(name, value)| call.arg(name, value)).finish()?;
         v.give("x", d)?;
@@ -476,7 +476,7 @@ fn pad_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     v.constant("pad")?;
     let shape = v.b.shape(v.arg("x")?)?;
     let (pads, mode) = {
-        let args = v.forward();
+        let args = v.args();
         (pads(&args, shape.len())?, args.str("mode")?.to_string())
     };
     let mut dx = v.dy()?;

@@ -297,7 +297,7 @@ fn range_infer(args: &Args<'_>) -> OpResult<Vec<Type>> {
 fn band_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let dy = v.dy()?;
     let [lower, upper] = {
-        let args = v.forward();
+        let args = v.args();
         [args.int("lower")?, args.int("upper")?].map(|n| Tensor::int(DType::Int32, &[], vec![n]))
     };
     let dx = v.b.call("band_part").arg("x", dy).constant("lower", lower).constant("upper", upper).finish()?;
@@ -312,7 +312,7 @@ fn cumsum_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
     let (n, inner) = (x.shape()[axis], strides(x.shape())[axis]);
     // The element before the `i`-th in the order of summation, if there is one.
     let previous = |i: usize| match reverse {
-        false => (i / inner % n != 0).then(|| i - inner),
+        false => (!(i / inner).is_multiple_of(n)).then(|| i - inner),
         true => (i / inner % n + 1 < n).then(|| i + inner),
     };
     let order: Vec<usize> = if reverse { (0..x.len()).rev().collect() } else { (0..x.len()).collect() };
@@ -341,7 +341,7 @@ fn cumsum_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
 fn cumsum_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let dy = v.dy()?;
     let (axis, exclusive, reverse) = {
-        let args = v.forward();
+        let args = v.args();
         (args.int("axis")?, args.bool("exclusive")?, args.bool("reverse")?)
     };
     let dx =
@@ -437,7 +437,7 @@ fn topk_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
 fn topk_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (x, Some(dy)) = (v.arg("x")?, v.dys()[0]) else { return Ok(()) };
     let (axis, ascending) = {
-        let args = v.forward();
+        let args = v.args();
         (topk(&args)?.0, args.bool("ascending")?)
     };
     let shape = v.b.shape(x)?;
@@ -450,7 +450,7 @@ fn topk_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
             call.constant("axis", axis.clone()).constant("ascending", Tensor::bool(ascending)).finish_many()?[1]
         }
     };
-    let zeros = v.b.fill(dtype, &shape, 0.0)?;
+    let zeros = v.b.filled(dtype, &shape, 0.0)?;
     let call = v.b.call("scatter_along_axis").arg("data", zeros).arg("indices", indices).arg("updates", dy);
     let dx = call.constant("axis", axis).constant("mode", Tensor::string("add")).finish()?;
     v.give("x", dx)

@@ -2,11 +2,10 @@
 
 use crate::error::{Diagnostic, Error, Result};
 use crate::ir::{
-    Arg, ArgValue, Attributes, Block, Call, Constant, DType, Function, Literal, Opset, Param, Program, Span,
-    TensorType, Type, Version,
+    ArgValue, Block, Call, Constant, DType, Function, Opset, Param, Program, Span, TensorType, Type, Version,
 };
 use crate::tensor::Tensor;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 impl Program {
     /// The same program in the other version of the language.
@@ -84,8 +83,8 @@ fn opsets(version: Version) -> (Opset, Opset) {
 
 /// Says one function in `program(1.0)`, as far as it can be said.
 struct Lowering {
-    /// Every name of the function, so that new ones are new.
-    names: HashSet<String>,
+    /// Every name of the function, so that new ones are new, with the last number that was hung on it for that.
+    names: HashMap<String, usize>,
     /// What the function's `const` calls hold.
     constants: HashMap<String, Constant>,
     errors: Vec<Diagnostic>,
@@ -93,16 +92,16 @@ struct Lowering {
 
 impl Lowering {
     fn new(function: &Function) -> Lowering {
-        let names = function.params.iter().map(|p| p.name.clone()).collect();
+        let names = function.params.iter().map(|p| (p.name.clone(), 0)).collect();
         let mut lowering = Lowering { names, constants: HashMap::new(), errors: Vec::new() };
         lowering.collect(&function.body);
         lowering
     }
 
     fn collect(&mut self, block: &Block) {
-        self.names.extend(block.params.iter().map(|p| p.name.clone()));
+        self.names.extend(block.params.iter().map(|p| (p.name.clone(), 0)));
         for call in &block.calls {
-            self.names.extend(call.outputs.iter().map(|p| p.name.clone()));
+            self.names.extend(call.outputs.iter().map(|p| (p.name.clone(), 0)));
             if let ("const", [output], Some(value)) = (&*call.op, &*call.outputs, call.attribute("val")) {
                 self.constants.insert(output.name.clone(), value.clone());
             }
@@ -209,12 +208,12 @@ impl Lowering {
             ArgValue::Constant(constant) => {
                 self.check_type(&constant.ty, span);
                 let mut unique = name.to_string();
-                for i in 1.. {
-                    if self.names.insert(unique.clone()) {
-                        break;
-                    }
-                    unique = format!("{name}_{i}");
+                while self.names.contains_key(&unique) {
+                    let last = self.names.entry(name.to_string()).or_default();
+                    *last += 1;
+                    unique = format!("{name}_{last}");
                 }
+                self.names.insert(unique.clone(), 0);
                 let ArgValue::Constant(constant) = std::mem::replace(value, ArgValue::Name(unique.clone())) else {
                     return;
                 };

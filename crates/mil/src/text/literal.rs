@@ -2,7 +2,7 @@
 
 use super::lex::Kind;
 use super::number::parse_float;
-use super::parse::{Parse, Parser, dtype_names, is_type_constructor, quoted};
+use super::parser::{Parse, Parser, is_type_constructor, quoted};
 use crate::error::Diagnostic;
 use crate::ir::{BlobRef, BufferType, Constant, DType, Dim, Literal, Span, TensorType, Type};
 use crate::tensor::Tensor;
@@ -22,14 +22,7 @@ impl Parser<'_> {
             "list" => {
                 let element = p.ty()?;
                 p.expect(Kind::Comma, "`,` and the length")?;
-                let length = p.dim()?;
-                Ok(Type::List(
-                    Box::new(element),
-                    match length {
-                        Dim::Fixed(n) => Some(n),
-                        Dim::Any => None,
-                    },
-                ))
+                Ok(Type::List(Box::new(element), known(p.dim()?)))
             }
             "tuple" => {
                 let mut items = vec![p.ty()?];
@@ -76,7 +69,8 @@ impl Parser<'_> {
                 let d = d.note(
                     "types are tensor<...>, list<...>, tuple<...>, dict<...>, state<...> and tensor_buffer<...>",
                 );
-                return self.fail(d.note(format!("element types are {}", dtype_names())));
+                return self
+                    .fail(d.note(format!("element types are {}", DType::ALL.map(DType::as_str).join(", "))));
             }
         };
         self.fail(d.at(span, format!("in MIL this is `{meant}`")))
@@ -199,9 +193,9 @@ impl Parser<'_> {
                     self.nested(|p| p.list(Kind::CloseBracket, "`]`", |p| p.literal(element, declared)))?;
                 match length {
                     Some(n) if *n != items.len() as u64 => self.misfit(
-                        format!("a list of {} in a type of length {n}", items.len()),
+                        format!("expected a list of {n}, found {}", items.len()),
                         self.span_from(start),
-                        format!("expected {n} elements"),
+                        format!("expected {n}"),
                         declared,
                     ),
                     _ => Ok(Literal::List(items)),
@@ -213,7 +207,7 @@ impl Parser<'_> {
                 let items = self.nested(|p| {
                     p.list(Kind::CloseParen, "`)`", |p| {
                         let Some(ty) = types.get(n) else {
-                            let (d, here) = (format!("a tuple of more than {n}"), p.token.span);
+                            let (d, here) = (format!("expected a tuple of {n}, found more"), p.token.span);
                             return p.misfit(d, here, "one too many".to_string(), declared);
                         };
                         n += 1;
@@ -221,7 +215,7 @@ impl Parser<'_> {
                     })
                 })?;
                 if items.len() < types.len() {
-                    let d = format!("a tuple of {} in a type of {}", items.len(), types.len());
+                    let d = format!("expected a tuple of {}, found {}", types.len(), items.len());
                     return self.misfit(d, self.span_from(start), format!("expected {}", types.len()), declared);
                 }
                 Ok(Literal::Tuple(items))
@@ -263,11 +257,7 @@ impl Parser<'_> {
             Elements::Ints(Vec::new())
         };
         // What the type leaves open, the first list of each level decides.
-        let mut sizes: Vec<Option<u64>> = Vec::new();
-        sizes.extend(ty.shape.iter().map(|d| match d {
-            Dim::Fixed(n) => Some(*n),
-            Dim::Any => None,
-        }));
+        let mut sizes: Vec<Option<u64>> = ty.shape.iter().map(|&d| known(d)).collect();
         self.level(ty, declared, 0, &mut sizes, &mut elements)?;
         // A list of no elements leaves the sizes below it undecided; nothing was read of them.
         let shape: Option<Vec<usize>> = sizes.iter().map(|n| usize::try_from(n.unwrap_or(0)).ok()).collect();
@@ -301,14 +291,17 @@ impl Parser<'_> {
             }
             let rank = sizes.len();
             let d = format!("the literal of a tensor of rank {rank} is nested {rank} deep, this one {level}");
-            return self.misfit(d, open, "expected `[`".to_string(), declared);
+            let d = Diagnostic::error("literal", d).at(open, "expected `[`").at(declared, "of this type");
+            return self
+                .fail(d.note("a literal is nested as its type says: `[[1, 2], [3, 4]]` for the shape [2, 2]"));
         }
         self.advance();
         let mut n = 0u64;
         self.nested(|p| {
             p.list(Kind::CloseBracket, "`]`", |p| {
                 if sizes[level] == Some(n) {
-                    let d = format!("more than {n} elements in dimension {level} of a tensor of type `{ty}`");
+                    let d =
+                        format!("expected size {n} in dimension {level} of a tensor of type `{ty}`, found more");
                     return p.misfit(d, p.token.span, format!("expected `]` after {n}"), declared);
                 }
                 n += 1;
@@ -319,7 +312,8 @@ impl Parser<'_> {
         })?;
         match sizes[level] {
             Some(expected) if expected != n => {
-                let d = format!("{n} elements in dimension {level} of a tensor of type `{ty}`");
+                let d =
+                    format!("expected size {expected} in dimension {level} of a tensor of type `{ty}`, found {n}");
                 self.misfit(d, self.span_from(open), format!("expected {expected}"), declared)
             }
             Some(_) => Ok(()),
@@ -333,9 +327,12 @@ impl Parser<'_> {
     fn element(&mut self, dtype: DType, rank: usize, elements: &mut Elements) -> Parse<()> {
         let span = self.token.span;
         if self.at(Kind::OpenBracket) {
-            let d = format!("the literal of a tensor of rank {rank} is nested {rank} deep, this one deeper");
+            let d = match rank {
+                0 => "the literal of a scalar stands without brackets".to_string(),
+                _ => format!("the literal of a tensor of rank {rank} is nested {rank} deep, this one deeper"),
+            };
             return self
-                .fail(Diagnostic::error("literal", d).at(span, format!("expected an element, a `{dtype}`")));
+                .fail(Diagnostic::error("literal", d).at(span, format!("expected an element of type `{dtype}`")));
         }
         let text = self.text(span);
         let is_text = matches!(self.token.kind, Kind::Number | Kind::Ident);
@@ -360,7 +357,7 @@ impl Parser<'_> {
                 let string = self.unescape(span)?;
                 xs.push(string);
             }
-            _ => return self.unexpected(&format!("an element, a `{dtype}`")),
+            _ => return self.unexpected(&format!("an element of type `{dtype}`")),
         }
         self.advance();
         Ok(())
@@ -404,6 +401,13 @@ impl Parser<'_> {
         }
         string.push_str(rest);
         Ok(string)
+    }
+}
+
+fn known(dim: Dim) -> Option<u64> {
+    match dim {
+        Dim::Fixed(n) => Some(n),
+        Dim::Any => None,
     }
 }
 

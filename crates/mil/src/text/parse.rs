@@ -1,19 +1,11 @@
-//! Tokens into a program: recursive descent with two tokens of lookahead.
-//!
-//! An error is recorded and the parser goes on behind the statement, so that one run finds several mistakes.
+//! Tokens into a program: the grammar from the outside in, down to types and literals.
 
-use super::lex::{Kind, Lexer, Token};
+use super::lex::Kind;
+use super::parser::{Failed, Parse, Parser, is_type_constructor, quoted};
 use crate::error::{Diagnostic, Error, Result};
 use crate::ir::{
-    Arg, ArgValue, Attributes, Block, Call, DType, Function, Opset, Param, Program, Reference, Span, Version,
+    Arg, ArgValue, Attributes, Block, Call, Function, Opset, Param, Program, Reference, Span, Version,
 };
-
-/// Diagnostics after which parsing ends.
-const MAX_DIAGNOSTICS: usize = 20;
-
-/// How deep types, literals, tuples and blocks may nest, all together: far deeper than any program needs, and
-/// shallow enough for the smallest stack of a thread.
-const MAX_DEPTH: u32 = 64;
 
 /// Reads MIL text.
 ///
@@ -34,192 +26,7 @@ pub fn parse(source: &str) -> Result<Program> {
     }
 }
 
-/// A diagnostic has been recorded.
-pub(super) struct Failed;
-
-pub(super) type Parse<T> = std::result::Result<T, Failed>;
-
-pub(super) struct Parser<'s> {
-    source: &'s str,
-    lexer: Lexer<'s>,
-    /// The token before `token`.
-    previous: Token,
-    pub(super) token: Token,
-    pub(super) next: Token,
-    depth: u32,
-    diagnostics: Vec<Diagnostic>,
-}
-
-impl<'s> Parser<'s> {
-    pub(super) fn new(source: &'s str) -> Parser<'s> {
-        let mut lexer = Lexer::new(source);
-        let (token, next) = (lexer.next(), lexer.next());
-        let previous = Token { kind: Kind::End, span: Span::NONE };
-        Parser { source, lexer, previous, token, next, depth: 0, diagnostics: Vec::new() }
-    }
-
-    // Tokens.
-
-    pub(super) fn advance(&mut self) {
-        self.previous = self.token;
-        self.token = self.next;
-        self.next = self.lexer.next();
-    }
-
-    pub(super) fn text(&self, span: Span) -> &'s str {
-        &self.source[span.start as usize..span.end as usize]
-    }
-
-    /// From `start` to the end of the last token read.
-    pub(super) fn span_from(&self, start: Span) -> Span {
-        Span { start: start.start, end: self.previous.span.end }
-    }
-
-    pub(super) fn at(&self, kind: Kind) -> bool {
-        self.token.kind == kind
-    }
-
-    pub(super) fn eat(&mut self, kind: Kind) -> bool {
-        let found = self.at(kind);
-        if found {
-            self.advance();
-        }
-        found
-    }
-
-    /// Takes a token of that kind; `what` names it in the error.
-    pub(super) fn expect(&mut self, kind: Kind, what: &str) -> Parse<Span> {
-        if self.at(kind) {
-            self.advance();
-            Ok(self.previous.span)
-        } else {
-            self.unexpected(what)
-        }
-    }
-
-    pub(super) fn ident(&mut self, what: &str) -> Parse<(&'s str, Span)> {
-        let span = self.expect(Kind::Ident, what)?;
-        Ok((self.text(span), span))
-    }
-
-    fn at_word(&self, word: &str) -> bool {
-        self.at(Kind::Ident) && self.text(self.token.span) == word
-    }
-
-    /// Items separated by commas up to `close`, which is taken; none if it stands there at once.
-    pub(super) fn list<T>(
-        &mut self,
-        close: Kind,
-        closing: &str,
-        mut item: impl FnMut(&mut Self) -> Parse<T>,
-    ) -> Parse<Vec<T>> {
-        let mut items = Vec::new();
-        if self.eat(close) {
-            return Ok(items);
-        }
-        loop {
-            items.push(item(self)?);
-            if self.eat(close) {
-                return Ok(items);
-            }
-            if !self.eat(Kind::Comma) {
-                return self.unexpected(&format!("`,` or {closing}"));
-            }
-        }
-    }
-
-    /// Runs `f` one level deeper, if there is one.
-    pub(super) fn nested<T>(&mut self, f: impl FnOnce(&mut Self) -> Parse<T>) -> Parse<T> {
-        if self.depth == MAX_DEPTH {
-            let d = Diagnostic::error("nesting", format!("nested deeper than {MAX_DEPTH} levels"));
-            return self.fail(d.at(self.token.span, "the first level too deep"));
-        }
-        self.depth += 1;
-        let result = f(self);
-        self.depth -= 1;
-        result
-    }
-
-    // Errors.
-
-    pub(super) fn fail<T>(&mut self, diagnostic: Diagnostic) -> Parse<T> {
-        if self.diagnostics.len() < MAX_DIAGNOSTICS {
-            self.diagnostics.push(diagnostic);
-        }
-        if self.diagnostics.len() == MAX_DIAGNOSTICS {
-            self.lexer.finish();
-            let end = self.lexer.next();
-            (self.token, self.next) = (end, end);
-        }
-        Err(Failed)
-    }
-
-    /// Records that `expected` does not stand here.
-    pub(super) fn unexpected<T>(&mut self, expected: &str) -> Parse<T> {
-        let span = self.token.span;
-        let text = self.text(span);
-        let d = |message: String| Diagnostic::error("syntax", message);
-        let d = match self.token.kind {
-            Kind::OpenString => d("string without a closing quote".to_string())
-                .at(span, "begins here")
-                .note("a string ends on its line; write a quote inside it as `\\\"` and a line break as `\\n`"),
-            Kind::Unknown => {
-                let d = d(format!(
-                    "expected {expected}, found the character {:?}",
-                    text.chars().next().unwrap_or(' ')
-                ))
-                .at(span, "no part of MIL outside strings and comments");
-                match text {
-                    "#" | "/" => d.note("a comment begins with `//` and ends with its line"),
-                    "'" => d.note("a string stands between double quotes"),
-                    _ => d,
-                }
-            }
-            Kind::End => {
-                // The end itself is no place to point at; the last token is.
-                d(format!("expected {expected}, found the end of the file"))
-                    .at(self.previous.span, format!("expected {expected} after this"))
-            }
-            _ => {
-                d(format!("expected {expected}, found {}", quoted(text))).at(span, format!("expected {expected}"))
-            }
-        };
-        self.fail(d)
-    }
-
-    /// Goes behind the statement in which an error was found, or to the end of its block. Braces count only
-    /// where they are those of a block: a dict's follow neither `)` nor `]`, and no `->` follows them.
-    fn recover(&mut self) {
-        let mut open = 0usize;
-        loop {
-            match self.token.kind {
-                Kind::End => return,
-                Kind::Semicolon if open == 0 => return self.advance(),
-                Kind::OpenBrace if matches!(self.previous.kind, Kind::CloseParen | Kind::CloseBracket) => {
-                    open += 1
-                }
-                Kind::CloseBrace if self.next.kind == Kind::Arrow && open == 0 => return,
-                Kind::CloseBrace if self.next.kind == Kind::Arrow => open -= 1,
-                Kind::Ident if self.at_function() => return,
-                _ => {}
-            }
-            self.advance();
-        }
-    }
-
-    /// Goes to the next function, or the end.
-    fn recover_function(&mut self) {
-        while !self.at(Kind::End) && !self.at_function() {
-            self.advance();
-        }
-    }
-
-    fn at_function(&self) -> bool {
-        self.at_word("func") && self.next.kind == Kind::Ident
-    }
-
-    // The grammar, from the outside in.
-
+impl Parser<'_> {
     fn program(&mut self) -> Parse<Program> {
         self.refuse_other_languages()?;
         let header = self.header();
@@ -299,14 +106,25 @@ impl<'s> Parser<'s> {
             return self.unexpected("`func` or the `}` that ends the program");
         }
         self.advance();
+        let head = self.function_head();
+        if head.is_err() {
+            self.recover_head();
+            if !self.at(Kind::OpenBrace) {
+                return Err(Failed);
+            }
+        }
+        let body = self.block(Vec::new())?;
+        self.semicolon()?;
+        Ok(Function { body, ..head? })
+    }
+
+    /// Everything before the body.
+    fn function_head(&mut self) -> Parse<Function> {
         let (name, span) = self.ident("the name of the function")?;
         self.expect(Kind::Less, "`<` and the op set")?;
         let opset = self.opset()?;
-        let params = self.params()?;
-        let attributes = self.attributes()?;
-        let body = self.block(Vec::new())?;
-        self.semicolon()?;
-        Ok(Function { name: name.to_string(), opset, params, attributes, body, span })
+        let (params, attributes) = (self.params()?, self.attributes()?);
+        Ok(Function { name: name.to_string(), opset, params, attributes, body: Block::default(), span })
     }
 
     /// `ios17>`
@@ -354,6 +172,7 @@ impl<'s> Parser<'s> {
         loop {
             match self.token.kind {
                 Kind::CloseBrace => break,
+                Kind::End if self.cut_short => return Err(Failed),
                 Kind::End => {
                     let d = Diagnostic::error("syntax", "block without its closing `}`").at(open, "begins here");
                     return self.fail(d.note("a block ends with `} -> (outputs)`"));
@@ -385,6 +204,12 @@ impl<'s> Parser<'s> {
         }
         if !self.at(Kind::Ident) {
             return self.unexpected("a type, an op or the `}` that ends the block");
+        }
+        if self.next.kind == Kind::Equals {
+            let (name, span) = (self.text(self.token.span), self.token.span);
+            let d = Diagnostic::error("syntax", format!("the output {} has no type", quoted(name)));
+            return self
+                .fail(d.at(span, format!("expected its type before it, as in `tensor<fp16, [1, 64]> {name}`")));
         }
         if self.at_declaration() {
             loop {
@@ -422,17 +247,9 @@ impl<'s> Parser<'s> {
         match self.next.kind {
             Kind::OpenParen => false,
             // An op with an op set, unless the word is that of a type.
-            Kind::Less => {
-                let opset = Opset::from_name(self.text(self.peek_after_next())).is_some();
-                is_type_constructor(word) || !opset
-            }
+            Kind::Less => is_type_constructor(word) || !self.text(self.peek_after_next()).starts_with("ios"),
             _ => true,
         }
-    }
-
-    /// The token behind `next`.
-    fn peek_after_next(&self) -> Span {
-        self.lexer.clone().next().span
     }
 
     /// The `;` of a statement. Where it is missing at the end of a line, the parser goes on as if it were there.
@@ -484,28 +301,7 @@ impl<'s> Parser<'s> {
                 let example = if self.at(Kind::Str) { "string(\"valid\")" } else { "int32(1)" };
                 self.fail(d.at(self.token.span, format!("a literal needs its type, as in `{example}`")))
             }
-            _ => self.unexpected("a value: a name, a typed literal or `(` and several of them"),
+            _ => self.unexpected("a value"),
         }
     }
-}
-
-pub(super) fn is_type_constructor(word: &str) -> bool {
-    matches!(word, "tensor" | "list" | "tuple" | "dict" | "state" | "tensor_buffer")
-}
-
-/// `text` in quotes for a message: one line, not too long, nothing that a terminal would act on.
-pub(super) fn quoted(text: &str) -> String {
-    let mut chars = text.chars();
-    let mut short: String = chars.by_ref().take(40).flat_map(char::escape_debug).collect();
-    // Quotes and backslashes do no harm, and escaping them would show a text that is not there.
-    short = short.replace("\\\"", "\"").replace("\\'", "'").replace("\\\\", "\\");
-    if chars.next().is_some() {
-        short.push_str("...");
-    }
-    format!("`{short}`")
-}
-
-/// The element types, for a note.
-pub(super) fn dtype_names() -> String {
-    DType::ALL.map(DType::as_str).join(", ")
 }

@@ -23,7 +23,7 @@ pub fn print(program: &Program) -> String {
 }
 
 impl fmt::Display for Program {
-    /// The text that [`print`] gives.
+    /// The text that [`print()`] gives.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&print(self))
     }

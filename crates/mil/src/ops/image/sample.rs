@@ -188,7 +188,7 @@ fn sample_vjp(v: &mut Vjp<'_>, samples: fn(&Args<'_>) -> OpResult<Samples>) -> O
     }
     let dy = v.dy()?;
     let dtype = v.b.tensor_ty(dy)?.dtype;
-    let Samples { image: [n_images, c, h, w], taps, n_patches, .. } = samples(&v.forward())?;
+    let Samples { image: [n_images, c, h, w], taps, n_patches, .. } = samples(&v.args())?;
     // Pixels of all patches side by side, four times over, each channel a row: `[C, 4 P]`.
     let n = taps.len();
     let rows = v.b.reshape(dy, &[n_patches, c, n / n_patches.max(1)])?;

@@ -1,0 +1,167 @@
+//! Devices: what compiles programs into kernels and runs them.
+//!
+//! Three traits, object-safe, so that nothing of a model or a trainer depends on where it runs. What a device
+//! refuses is in its [`Limits`]; the order, padding and alignment of inputs and outputs are its own business.
+
+pub mod faults;
+pub mod soft;
+
+pub use faults::Faults;
+pub use soft::SoftDevice;
+
+use crate::error::{Error, Result};
+use anemone_mil::ir::{DType, TensorType};
+use anemone_mil::limits::{Chip, Limits};
+use anemone_mil::{ValidProgram, Weights};
+use std::any::Any;
+use std::sync::Arc;
+
+/// Something that runs programs.
+pub trait Device: Send + Sync {
+    /// What reports call it, such as `software engine (m4, ieee)`.
+    fn name(&self) -> String;
+
+    /// What it refuses.
+    fn limits(&self) -> &Limits;
+
+    /// Compiles and loads a program with its constants. May be called from any thread, also while kernels run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_refused`] if the device does not take the program, [`Error::is_budget`] if the process has no
+    /// compile or no place left, [`Error::is_device`] if it failed and may be tried again.
+    fn compile(&self, program: &ValidProgram, weights: &Weights) -> Result<Box<dyn Kernel>>;
+
+    /// What has been used so far.
+    fn usage(&self) -> Usage;
+}
+
+/// What a process has used of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Compiles so far, those that failed on the device included.
+    pub n_compiles: usize,
+    /// Programs that are loaded now.
+    pub n_live: usize,
+}
+
+/// A loaded program. Dropping it unloads it.
+pub trait Kernel: Send {
+    /// Its inputs and outputs.
+    fn signature(&self) -> &Signature;
+
+    /// A buffer for the input of that index, which may be used for any number of runs.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such input or no memory.
+    fn input_buffer(&self, index: usize) -> Result<Box<dyn Buffer>>;
+
+    /// A buffer for the output of that index.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such output or no memory.
+    fn output_buffer(&self, index: usize) -> Result<Box<dyn Buffer>>;
+
+    /// Runs the program. The buffers are this kernel's, or another's for a value of the same type.
+    ///
+    /// # Errors
+    ///
+    /// If the buffers do not fit ([`Error::is_config`]) or the run failed ([`Error::is_device`]); what is then in
+    /// the outputs is nothing to use.
+    fn run(&mut self, inputs: &[&dyn Buffer], outputs: &mut [&mut dyn Buffer]) -> Result<()>;
+}
+
+/// The inputs and outputs of a kernel, in the order of its program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Name and type of each input.
+    pub inputs: Vec<(String, TensorType)>,
+    /// Name and type of each output.
+    pub outputs: Vec<(String, TensorType)>,
+}
+
+/// Memory that a device reads or writes.
+pub trait Buffer: Any + Send {
+    /// Element type and shape.
+    fn ty(&self) -> &TensorType;
+
+    /// Writes all elements in row-major order, converted to the buffer's element type (ties to even).
+    ///
+    /// # Errors
+    ///
+    /// If there are more or fewer than the type has.
+    fn write(&mut self, elements: &[f32]) -> Result<()>;
+
+    /// Reads all elements in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// If there is room for more or fewer than the type has.
+    fn read(&self, elements: &mut [f32]) -> Result<()>;
+}
+
+/// Which device to open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Select {
+    /// The best that is known to work here.
+    #[default]
+    Auto,
+    /// The Neural Engine.
+    Ane,
+    /// The software engine.
+    Soft,
+}
+
+/// How to open a device.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which.
+    pub select: Select,
+    /// The chip whose rules the software engine follows.
+    pub chip: Chip,
+    /// What goes wrong on purpose, for tests.
+    pub faults: Faults,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { select: Select::Auto, chip: Chip::M4, faults: Faults::default() }
+    }
+}
+
+/// Opens a device.
+///
+/// ```
+/// use anemone::device::{self, Options};
+///
+/// let device = device::open(&Options::default())?;
+/// assert_eq!(device.usage().n_compiles, 0);
+/// # Ok::<(), anemone::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// If it is not to be had here; nothing else is opened in its place.
+pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
+    match options.select {
+        Select::Auto | Select::Soft => Ok(Arc::new(SoftDevice::new(options.chip, options.faults.clone()))),
+        Select::Ane => Err(Error::unavailable(ane_status().1)),
+    }
+}
+
+/// Whether the Neural Engine can be used from here, and why not.
+pub fn ane_status() -> (bool, &'static str) {
+    if cfg!(target_os = "macos") {
+        (false, "this version of anemone has no driver for the Neural Engine yet; use `--device soft`")
+    } else {
+        (false, "the Neural Engine is in Apple's machines and this is none; use `--device soft`")
+    }
+}
+
+/// The element types that buffers carry.
+pub(crate) fn is_io_type(dtype: DType) -> bool {
+    matches!(dtype, DType::Fp16 | DType::Fp32)
+}

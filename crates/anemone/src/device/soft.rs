@@ -1,0 +1,253 @@
+//! The software engine as a device: the same rules, budgets and texts as the Neural Engine's, on any machine.
+
+use super::faults::{Call, Faults, Injector};
+use super::{Buffer, Device, Kernel, Signature, Usage, is_io_type};
+use crate::error::{Error, Result};
+use crate::soft::plan::Plan;
+use crate::soft::steps::Memory;
+use anemone_mil::ir::{DType, TensorType, Type};
+use anemone_mil::limits::{Chip, Limits};
+use anemone_mil::{ValidProgram, Weights, text, validate};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The software engine. It is handed MIL text and weights files as the real one is, reads them, checks them
+/// against the rules of its chip, and counts what a process may use up.
+pub struct SoftDevice {
+    engine: Arc<Engine>,
+}
+
+struct Engine {
+    limits: Limits,
+    injector: Injector,
+    n_compiles: AtomicUsize,
+    n_live: AtomicUsize,
+}
+
+impl SoftDevice {
+    /// An engine that follows the rules of `chip`, with nothing used up.
+    pub fn new(chip: Chip, faults: Faults) -> SoftDevice {
+        SoftDevice {
+            engine: Arc::new(Engine {
+                limits: Limits::of(chip),
+                injector: Injector::new(faults),
+                n_compiles: AtomicUsize::new(0),
+                n_live: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    /// Compiles and loads MIL text, as [`Device::compile`] does with a program.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::compile`]; also if the text is no MIL.
+    pub fn compile_text(&self, mil: &str, weights: &Weights) -> Result<Box<dyn Kernel>> {
+        let engine = &self.engine;
+        let used = engine.n_compiles.fetch_add(1, Ordering::Relaxed);
+        if let Some(max) = engine.limits.max_compiles().filter(|&max| used >= max) {
+            engine.n_compiles.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::budget(format!(
+                "all {max} compiles of this process are used up (rule `compile-budget`)"
+            )));
+        }
+        engine.injector.call(Call::Compile)?;
+        let program = validate(text::parse(mil)?, &engine.limits)?;
+        let plan = Plan::new(program.main(), weights)?;
+        engine.injector.call(Call::Load)?;
+        let live = Live::new(engine)?;
+        Ok(Box::new(SoftKernel::new(plan, live)?))
+    }
+}
+
+impl Device for SoftDevice {
+    fn name(&self) -> String {
+        format!("software engine ({}, ieee)", self.engine.limits.name())
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.engine.limits
+    }
+
+    fn compile(&self, program: &ValidProgram, weights: &Weights) -> Result<Box<dyn Kernel>> {
+        self.compile_text(&text::print(program.program()), weights)
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            n_compiles: self.engine.n_compiles.load(Ordering::Relaxed),
+            n_live: self.engine.n_live.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A place among the loaded programs, given back when dropped.
+struct Live(Arc<Engine>);
+
+impl Live {
+    fn new(engine: &Arc<Engine>) -> Result<Live> {
+        let loaded = engine.n_live.fetch_add(1, Ordering::Relaxed);
+        let live = Live(engine.clone());
+        match engine.limits.max_live_programs() {
+            Some(max) if loaded >= max => Err(Error::budget(format!(
+                "{max} programs are loaded, the most a process can have (rule `live-programs`)"
+            ))),
+            _ => Ok(live),
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.n_live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct SoftKernel {
+    plan: Plan,
+    memory: Memory,
+    signature: Signature,
+    live: Live,
+}
+
+impl SoftKernel {
+    fn new(plan: Plan, live: Live) -> Result<SoftKernel> {
+        let io = |names: &[(String, Type)]| {
+            names
+                .iter()
+                .map(|(name, ty)| match ty {
+                    Type::Tensor(t) if is_io_type(t.dtype) && t.n_elements().is_some() => Ok((name.clone(), t.clone())),
+                    other => Err(Error::config(format!(
+                        "`{name}` is {other}; a kernel's inputs and outputs are fp16 or fp32 tensors of fixed shape"
+                    ))),
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        let signature = Signature { inputs: io(plan.inputs())?, outputs: io(plan.outputs())? };
+        let memory = plan.memory();
+        Ok(SoftKernel { plan, memory, signature, live })
+    }
+
+    fn buffer(&self, side: &str, types: &[(String, TensorType)], index: usize) -> Result<Box<dyn Buffer>> {
+        let (_, ty) = types.get(index).ok_or_else(|| {
+            Error::config(format!("the kernel has {} {side}s, there is none of index {index}", types.len()))
+        })?;
+        Ok(Box::new(SoftBuffer::new(ty.clone())))
+    }
+}
+
+impl Kernel for SoftKernel {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn input_buffer(&self, index: usize) -> Result<Box<dyn Buffer>> {
+        self.buffer("input", &self.signature.inputs, index)
+    }
+
+    fn output_buffer(&self, index: usize) -> Result<Box<dyn Buffer>> {
+        self.buffer("output", &self.signature.outputs, index)
+    }
+
+    fn run(&mut self, inputs: &[&dyn Buffer], outputs: &mut [&mut dyn Buffer]) -> Result<()> {
+        let s = &self.signature;
+        if inputs.len() != s.inputs.len() || outputs.len() != s.outputs.len() {
+            return Err(Error::config(format!(
+                "the kernel takes {} inputs and {} outputs, got {} and {}",
+                s.inputs.len(),
+                s.outputs.len(),
+                inputs.len(),
+                outputs.len()
+            )));
+        }
+        for (i, (buffer, (name, ty))) in inputs.iter().zip(&s.inputs).enumerate() {
+            soft(*buffer, name, ty)?.load(self.memory.input_mut(&self.plan, i));
+        }
+        self.live.0.injector.call(Call::Evaluate)?;
+        self.plan.run(&mut self.memory)?;
+        for (i, (buffer, (name, ty))) in outputs.iter_mut().zip(&s.outputs).enumerate() {
+            soft_mut(*buffer, name, ty)?.store(self.memory.output(&self.plan, i));
+        }
+        Ok(())
+    }
+}
+
+fn misfit(name: &str, ty: &TensorType, found: &TensorType) -> Error {
+    Error::config(format!("the buffer for `{name}` holds {found}, expected {ty} of the software engine"))
+}
+
+fn soft<'a>(buffer: &'a dyn Buffer, name: &str, ty: &TensorType) -> Result<&'a SoftBuffer> {
+    let any: &dyn std::any::Any = buffer;
+    any.downcast_ref().filter(|b: &&SoftBuffer| b.ty == *ty).ok_or_else(|| misfit(name, ty, buffer.ty()))
+}
+
+fn soft_mut<'a>(buffer: &'a mut dyn Buffer, name: &str, ty: &TensorType) -> Result<&'a mut SoftBuffer> {
+    if buffer.ty() != ty {
+        return Err(misfit(name, ty, buffer.ty()));
+    }
+    let any: &mut dyn std::any::Any = buffer;
+    any.downcast_mut().ok_or_else(|| Error::config(format!("the buffer for `{name}` is another device's")))
+}
+
+/// Dense elements in the type the program declares.
+struct SoftBuffer {
+    ty: TensorType,
+    data: Elements,
+}
+
+enum Elements {
+    Fp16(Vec<f16>),
+    Fp32(Vec<f32>),
+}
+
+impl SoftBuffer {
+    fn new(ty: TensorType) -> SoftBuffer {
+        let n = ty.n_elements().unwrap_or(0);
+        let data = match ty.dtype {
+            DType::Fp16 => Elements::Fp16(vec![f16::ZERO; n]),
+            _ => Elements::Fp32(vec![0.0; n]),
+        };
+        SoftBuffer { ty, data }
+    }
+
+    fn load(&self, to: &mut [f32]) {
+        match &self.data {
+            Elements::Fp16(x) => x.convert_to_f32_slice(to),
+            Elements::Fp32(x) => to.copy_from_slice(x),
+        }
+    }
+
+    fn store(&mut self, from: &[f32]) {
+        match &mut self.data {
+            Elements::Fp16(x) => x.convert_from_f32_slice(from),
+            Elements::Fp32(x) => x.copy_from_slice(from),
+        }
+    }
+
+    fn check(&self, n: usize) -> Result<()> {
+        match self.ty.n_elements() {
+            Some(m) if m == n => Ok(()),
+            _ => Err(Error::config(format!("{n} elements for a buffer of {}", self.ty))),
+        }
+    }
+}
+
+impl Buffer for SoftBuffer {
+    fn ty(&self) -> &TensorType {
+        &self.ty
+    }
+
+    fn write(&mut self, elements: &[f32]) -> Result<()> {
+        self.check(elements.len())?;
+        self.store(elements);
+        Ok(())
+    }
+
+    fn read(&self, elements: &mut [f32]) -> Result<()> {
+        self.check(elements.len())?;
+        self.load(elements);
+        Ok(())
+    }
+}
