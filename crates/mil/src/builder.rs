@@ -57,6 +57,7 @@ struct Info {
     name: String,
     ty: Type,
     constant: Option<ops::Value>,
+    is_constant: bool,
 }
 
 impl Builder {
@@ -106,6 +107,7 @@ impl Builder {
     fn push_const(&mut self, name: &str, val: Constant, constant: Option<ops::Value>) -> Value {
         let name = self.fresh(name);
         let v = self.define(name.clone(), val.ty.clone(), constant);
+        self.values[v.0].is_constant = true;
         let outputs = vec![self.declaration(v)];
         let attributes = vec![("name".into(), Constant::tensor(Tensor::string(name))), ("val".into(), val)];
         self.calls.push(Call {
@@ -177,7 +179,10 @@ impl Builder {
 
     /// The arguments of a call, as its op's rules see them.
     pub(crate) fn bind(&self, def: &'static OpDef, args: &[Option<Vec<Value>>]) -> Args<'_> {
-        let bind = |v: &Value| Bound { ty: self.ty(*v), value: self.values[v.0].constant.as_ref() };
+        let bind = |v: &Value| {
+            let info = &self.values[v.0];
+            Bound { ty: &info.ty, value: info.constant.as_ref(), constant: info.is_constant }
+        };
         let operand = |(p, vs): (&ops::Param, &Option<Vec<Value>>)| {
             let vs = vs.as_ref()?;
             Some(if p.variadic {
@@ -215,7 +220,7 @@ impl Builder {
 
     fn define(&mut self, name: String, ty: Type, constant: Option<ops::Value>) -> Value {
         self.names.insert(name.clone());
-        self.values.push(Info { name, ty, constant });
+        self.values.push(Info { name, ty, constant, is_constant: false });
         Value(self.values.len() - 1)
     }
 

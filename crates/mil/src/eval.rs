@@ -207,18 +207,18 @@ impl Run<'_> {
         };
         let types: Vec<Vec<Type>> =
             call.args.iter().map(|a| a.iter().flat_map(|a| a.ids()).map(at_run_time).collect()).collect();
-        let value = |id: &ValueId| self.values[id.index()].as_ref();
         let operands = call
             .args
             .iter()
             .zip(&types)
             .map(|(a, types)| {
-                Some(match a.as_ref()? {
-                    ArgIds::One(v) => Operand::One(Bound { ty: &types[0], value: value(v) }),
-                    ArgIds::Many(vs) => {
-                        Operand::Many(vs.iter().zip(types).map(|(v, ty)| Bound { ty, value: value(v) }).collect())
-                    }
-                })
+                let bound = a.as_ref()?.ids().iter().zip(types).map(|(id, ty)| Bound {
+                    ty,
+                    value: self.values[id.index()].as_ref(),
+                    constant: self.function.value(*id).is_constant(),
+                });
+                let bound: Vec<Bound<'_>> = bound.collect();
+                Some(if let Some(ArgIds::One(_)) = a { Operand::One(bound[0]) } else { Operand::Many(bound) })
             })
             .collect();
         let args = Args { def: call.op, operands };

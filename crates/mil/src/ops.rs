@@ -8,6 +8,7 @@ mod activation;
 mod args;
 mod blocks;
 mod control;
+mod conv;
 mod elementwise;
 mod gather;
 mod image;
@@ -20,6 +21,7 @@ mod shape;
 mod slice;
 mod tensor;
 mod vjp;
+mod window;
 
 #[cfg(test)]
 mod gradcheck;
@@ -254,6 +256,7 @@ const FAMILIES: &[&[OpDef]] = &[
     activation::OPS,
     blocks::OPS,
     control::OPS,
+    conv::OPS,
     elementwise::OPS,
     elementwise::binary::OPS,
     elementwise::unary::OPS,

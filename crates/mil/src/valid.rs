@@ -122,6 +122,11 @@ impl ValueInfo {
         }
     }
 
+    /// Whether it is a constant, of the text or of a weights file.
+    pub fn is_constant(&self) -> bool {
+        matches!(self.origin, Origin::Constant(_) | Origin::Blob(_))
+    }
+
     /// Whether it is an argument such as an axis or a flag, and no data of its own.
     pub fn is_scalar_constant(&self) -> bool {
         self.constant().is_some()
@@ -333,8 +338,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn is_constant(&self, id: ValueId) -> bool {
-        let origin = &self.values[id.index()].origin;
-        matches!(origin, Origin::Constant(_) | Origin::Blob(_)) || self.folded.contains(&id)
+        self.values[id.index()].is_constant() || self.folded.contains(&id)
     }
 
     fn constant_call(&mut self, call: &'a Call) {
@@ -457,7 +461,7 @@ impl<'a> Resolver<'a> {
         let name = call.outputs.first().map_or(call.op.as_str(), |p| &p.name);
         let bind = |id: &ValueId| {
             let v = &self.values[id.index()];
-            Bound { ty: &v.ty, value: v.constant() }
+            Bound { ty: &v.ty, value: v.constant(), constant: v.is_constant() }
         };
         let mut operands = Vec::with_capacity(args.len());
         for (arg, p) in args.iter().zip(op.params) {

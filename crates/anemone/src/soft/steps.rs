@@ -275,7 +275,7 @@ impl Reference {
             .map(|((a, v), p)| {
                 let (a, v) = (a.as_ref()?, v.as_ref()?);
                 let bound: Vec<Bound<'_>> =
-                    a.iter().zip(v).map(|((_, ty), v)| Bound { ty, value: Some(v) }).collect();
+                    a.iter().zip(v).map(|((_, ty), v)| Bound { ty, value: Some(v), constant: false }).collect();
                 Some(if p.variadic { Operand::Many(bound) } else { Operand::One(bound[0]) })
             })
             .collect();

@@ -28,6 +28,8 @@ pub struct Bound<'a> {
     pub ty: &'a Type,
     /// Its value: always there in an evaluation, in a type rule for constants only.
     pub value: Option<&'a Value>,
+    /// Whether it is a constant of the program, of its text or of a weights file.
+    pub constant: bool,
 }
 
 impl<'a> Bound<'a> {

@@ -3,8 +3,8 @@
 //! Those on images `[N, C, H, W]` are each told by where an element of the output comes from.
 
 use super::elementwise::show;
-use super::linear::positive;
 use super::shape::{add_dims, dim, mul_dims, out_shape, strides, walk};
+use super::window::positive;
 use super::*;
 use crate::builder::{self, Builder};
 use crate::ir::{Dim, TensorType};

@@ -4,6 +4,7 @@
 //! compared with central differences of a weighted sum of the outputs. A differentiable op without a row fails.
 
 mod pointwise;
+mod products;
 
 use super::*;
 use crate::builder::{self, Builder};
@@ -132,9 +133,9 @@ fn weighted(case: &Case, n_inputs: usize, xs: &[Vec<f64>]) -> Result<(ValidProgr
 }
 
 /// The families' own cases.
-const FAMILIES: &[&[Case]] = &[CASES, pointwise::CASES];
+const FAMILIES: &[&[Case]] = &[CASES, pointwise::CASES, products::CASES];
 /// Cases whose inputs but the first are constants, as the op wants them.
-const CONSTANT_FAMILIES: &[&[Case]] = &[pointwise::CONSTANT_CASES];
+const CONSTANT_FAMILIES: &[&[Case]] = &[pointwise::CONSTANT_CASES, products::OF_CONSTANTS];
 
 #[test]
 fn gradients_agree_with_finite_differences() {

@@ -4,9 +4,9 @@ pub(super) mod sample;
 
 use super::blocks::image_margins;
 use super::elementwise::{from_f64s, show};
-use super::linear::positive;
 use super::shape::{dim, out_shape, strides, walk};
 use super::slice::between_zeros;
+use super::window::positive;
 use super::*;
 use crate::ir::{Dim, TensorType};
 

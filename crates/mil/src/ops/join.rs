@@ -1,8 +1,8 @@
 //! Tensors put together and taken apart: concat, stack, split, tile.
 
 use super::elementwise::show;
-use super::linear::positive;
 use super::shape::{add_dims, dim, mul_dims, out_shape, strides, walk};
+use super::window::positive;
 use super::*;
 use crate::ir::{Dim, TensorType};
 

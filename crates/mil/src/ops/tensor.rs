@@ -1,8 +1,8 @@
 //! Ops that make tensors or look at them as a whole: fill, one_hot, range, sorting, running sums.
 
 use super::elementwise::from_f64s;
-use super::linear::positive;
 use super::shape::{dim, out_shape, strides, unknown_sizes};
+use super::window::positive;
 use super::*;
 use crate::ir::{Dim, TensorType};
 use crate::tensor::Data;

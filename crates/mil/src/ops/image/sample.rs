@@ -6,8 +6,8 @@ use super::super::blocks::scattered;
 use super::Grid;
 use crate::ir::{DType, Dim, Opset, TensorType, Type};
 use crate::ops::elementwise::show;
-use crate::ops::linear::positive;
 use crate::ops::shape::out_shape;
+use crate::ops::window::positive;
 use crate::ops::{Args, BOOL, Const, Eval, FLOAT, INT32, OpDef, OpError, OpResult, Param, STRING, Value, Vjp};
 use crate::tensor::Tensor;
 
