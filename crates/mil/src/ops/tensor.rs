@@ -51,7 +51,7 @@ pub(super) const OPS: &[OpDef] = &[
             Ok(vec![TensorType { dtype: fill_dtype(args)?, shape }.into()])
         },
         eval: Eval::By(fill_eval),
-        vjp: Some(zero_vjp),
+        vjp: None,
     },
     OpDef {
         name: "fill_like",
@@ -62,7 +62,8 @@ pub(super) const OPS: &[OpDef] = &[
         ],
         infer: |args| Ok(vec![args.ty("ref_tensor")?.with_dtype(fill_dtype(args)?).into()]),
         eval: Eval::By(fill_eval),
-        vjp: Some(zero_vjp),
+        // Of the reference only the shape counts.
+        vjp: Some(|_| Ok(())),
     },
     OpDef {
         name: "shape",
@@ -109,7 +110,7 @@ pub(super) const OPS: &[OpDef] = &[
             let values = value("off_value", 0).joined(&[&value("on_value", 1)]);
             Ok(vec![values.picked(&shape, |i| is_on(i).into()).into()])
         }),
-        vjp: Some(zero_vjp),
+        vjp: None,
     },
     OpDef {
         name: "range_1d",
@@ -143,7 +144,7 @@ pub(super) const OPS: &[OpDef] = &[
             let x = args.tensor("x")?;
             let (lower, upper) = (args.int("lower")?, args.int("upper")?);
             let (width, height) = (x.shape()[x.rank() - 1], x.shape()[x.rank() - 2]);
-            let zero = zero(x.dtype());
+            let zero = Tensor::zeros(x.dtype(), &[]);
             let stays = |i: usize| {
                 let below = (i / width % height) as i64 - (i % width) as i64;
                 (lower < 0 || below <= lower) && (upper < 0 || -below <= upper)
@@ -252,15 +253,6 @@ pub(super) const OPS: &[OpDef] = &[
     },
 ];
 
-/// The gradient of what does not depend on any number it is given, only on shapes and indices.
-fn zero_vjp(_: &mut Vjp<'_>) -> OpResult<()> {
-    Ok(())
-}
-
-fn zero(dtype: DType) -> Tensor {
-    from_f64s(dtype, &[], vec![0.0])
-}
-
 fn sizes(args: &Args<'_>) -> OpResult<Vec<Dim>> {
     args.ints("shape")?.unwrap_or_default().into_iter().map(|d| dim("shape", d)).collect()
 }
@@ -271,7 +263,7 @@ fn fill_dtype(args: &Args<'_>) -> OpResult<DType> {
 
 fn fill_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
     let shape = out_shape(args)?;
-    let value = args.optional("value").cloned().unwrap_or(zero(DType::Fp32));
+    let value = args.optional("value").cloned().unwrap_or(Tensor::zeros(DType::Fp32, &[]));
     if value.len() != 1 {
         return Err(OpError::arg("value", format!("has type {}, expected a scalar", value.ty())));
     }

@@ -183,9 +183,7 @@ fn sampled(args: &Args<'_>, samples: &Samples) -> OpResult<Vec<Value>> {
 /// Each element of the image takes the weighted gradients of the outputs it is part of. The points must be
 /// constants, and have no gradient themselves.
 fn sample_vjp(v: &mut Vjp<'_>, samples: fn(&Args<'_>) -> OpResult<Samples>) -> OpResult<()> {
-    if v.def.params.iter().skip(1).any(|p| v.wants(p.name)) {
-        return Err(OpError::new("has no gradient by the points it samples at"));
-    }
+    v.only(&["x"])?;
     let dy = v.dy()?;
     let dtype = v.b.tensor_ty(dy)?.dtype;
     let Samples { image: [n_images, c, h, w], taps, n_patches, .. } = samples(&v.args())?;
@@ -316,14 +314,15 @@ fn crop_resize_samples(args: &Args<'_>) -> OpResult<Samples> {
         };
         let line = |from: f64, to: f64, n_in: usize, n_out: usize| -> Vec<Option<Taps>> {
             let unit = scale * if normalized { n_in as f64 - 1.0 } else { 1.0 };
-            // A box that ends before it begins counts as the whole image: so an op test of coremltools has it.
-            let (from, n_box) = match (to - from) * unit + 1.0 {
-                n if n > 0.0 => (from * unit, n),
-                _ => (0.0, n_in as f64),
-            };
             let last = n_in as f64 - 1.0;
+            // A box that ends before it begins is run through backwards. Before it could be padded, it counted as
+            // the whole image: an op test of coremltools says so.
+            let (from, length) = match (to - from) * unit {
+                length if length < 0.0 && !pads => (0.0, last),
+                length => (from * unit, length),
+            };
             let one = |i| {
-                let at = from + grid.point(i, n_box, n_out);
+                let at = from + length.signum() * grid.point(i, length.abs() + 1.0, n_out);
                 match pads && !(0.0..=last).contains(&at) {
                     true => None,
                     false => Some(linear(at.min(last).max(0.0), n_in)),
