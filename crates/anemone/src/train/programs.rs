@@ -64,11 +64,6 @@ impl Linear {
         2 * terms as u64
     }
 
-    /// The number of weights.
-    pub(crate) fn n_weights(&self) -> usize {
-        self.weight_shape.iter().product()
-    }
-
     /// The program of this layer.
     ///
     /// # Errors
