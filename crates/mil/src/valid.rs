@@ -588,7 +588,7 @@ fn common(a: &Type, b: &Type) -> Type {
 }
 
 /// Whether two types can be those of one value: unknown sizes agree with any.
-fn agree(a: &Type, b: &Type) -> bool {
+pub(crate) fn agree(a: &Type, b: &Type) -> bool {
     let dims = |a: &[Dim], b: &[Dim]| {
         a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || *a == Dim::Any || *b == Dim::Any)
     };
