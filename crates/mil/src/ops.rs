@@ -17,6 +17,8 @@ mod vjp;
 
 #[cfg(test)]
 mod gradcheck;
+#[cfg(test)]
+mod values;
 
 pub use args::{Args, Bound, Operand, infer};
 pub use vjp::Vjp;
