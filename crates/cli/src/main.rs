@@ -1,2 +1,54 @@
-//! The `anemone` command.
-fn main() {}
+//! The `anemone` command: reads the arguments, runs a subcommand, and turns what came of it into an exit code.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // A command talks; everything else of anemone does not.
+
+mod args;
+mod check;
+mod devices;
+mod fmt;
+mod input;
+
+use args::{Args, Command};
+use clap::Parser;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// What a subcommand that could do its work has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All is well.
+    Clean,
+    /// It found what it looks for: errors in a program, a file that is not formatted.
+    Found,
+}
+
+fn main() -> ExitCode {
+    // Wrong usage ends here, with a hint and exit code 2.
+    let args = Args::parse();
+    // Strips colours where they would not be seen as such, and honours `NO_COLOR`.
+    let mut out = io::BufWriter::new(anstream::stdout());
+    let outcome = run(&args.command, &mut out).and_then(|outcome| Ok(out.flush().map(|()| outcome)?));
+    match outcome {
+        Ok(Outcome::Clean) => ExitCode::SUCCESS,
+        Ok(Outcome::Found) => ExitCode::FAILURE,
+        // Whoever reads the output, `head` for instance, has seen enough.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            // What was printed before the error belongs above it.
+            let _ = out.flush();
+            anstream::eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Check(args) => check::run(args, out),
+        Command::Fmt(args) => fmt::run(args, out),
+        Command::Devices(args) => devices::run(args, out),
+    }
+}
+
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,147 @@
+//! The arguments of the command line: what is a string there has its type here.
+
+use anemone_mil::Chip;
+use anemone_mil::ir::Version;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  anemone devices                      what this machine can train on
+  anemone check model.mil              is this program right?
+  anemone check --chip m1 model.mil    ... and does the Neural Engine of an M1 take it?
+  anemone fmt --check *.mil            which files are not laid out as coremlc does it?
+
+`anemone help <command>` says more about a command.
+
+Exit codes:
+  0  success
+  1  the command found errors, or failed
+  2  the command line is wrong";
+
+/// Train neural networks on Apple's Neural Engine, or on its software twin on any other machine.
+#[derive(Debug, Parser)]
+#[command(name = "anemone", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Check(Check),
+    Fmt(Fmt),
+    Devices(Devices),
+}
+
+/// Check MIL programs: syntax, names, types, and the rules of a chip's Neural Engine
+///
+/// Findings are errors, with which a program does not run, and warnings, with which it may not run or may compute
+/// something else. A finding about the engine names the rule, how well it is known, and who says so.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone check model.mil
+  anemone check --chip m1 forward.mil backward.mil
+  anemone check --json model.mil | jq -r .code | sort | uniq -c
+
+Exit codes:
+  0  no errors; there may be warnings
+  1  errors were found, or a file could not be read
+  2  the command line is wrong")]
+pub(crate) struct Check {
+    /// Files of MIL text; `-` reads standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Apply the rules of this chip's Neural Engine as well as those of the language
+    #[arg(long, value_parser = chip())]
+    pub(crate) chip: Option<Chip>,
+
+    /// Print one JSON object a line for each finding, and no summary
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Lay out MIL text as Apple's coremlc does, in place
+///
+/// A file is replaced as a whole or not at all. Comments are lost: coremlc's layout has none.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone fmt model.mil                         rewrite the file
+  anemone fmt --check *.mil                     name the files that would change
+  anemone fmt --dialect 1.0 --stdout model.mil  the program for macOS 14 and older
+  generate | anemone fmt -                      from standard input to standard output
+
+Exit codes:
+  0  success; with --check: no file would change
+  1  with --check: files would change; or a file is no MIL or could not be written
+  2  the command line is wrong")]
+pub(crate) struct Fmt {
+    /// Files of MIL text; `-` reads standard input and writes standard output
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Convert to this version of the language
+    #[arg(long, value_name = "VERSION", value_parser = dialect())]
+    pub(crate) dialect: Option<Version>,
+
+    /// Change nothing, name the files that would change
+    #[arg(long, conflicts_with = "stdout")]
+    pub(crate) check: bool,
+
+    /// Print the result instead of rewriting the files
+    #[arg(long)]
+    pub(crate) stdout: bool,
+}
+
+/// Show what this machine can train on, and what was checked of it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone devices
+  anemone devices --json | jq '.devices[] | select(.usable) | .name'")]
+pub(crate) struct Devices {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn chip() -> impl TypedValueParser<Value = Chip> {
+    PossibleValuesParser::new(Chip::ALL.map(Chip::as_str))
+        .try_map(|name| Chip::from_name(&name).ok_or_else(|| format!("there is no chip `{name}`")))
+}
+
+fn dialect() -> impl TypedValueParser<Value = Version> {
+    const ALL: [Version; 2] = [Version::V1_0, Version::V1_3];
+    PossibleValuesParser::new(ALL.map(Version::as_str)).try_map(|name| {
+        ALL.into_iter().find(|v| v.as_str() == name).ok_or_else(|| format!("there is no version `{name}`"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn strings_become_types() {
+        let Command::Check(check) =
+            Args::try_parse_from(["anemone", "check", "--chip", "m3", "a.mil"]).unwrap().command
+        else {
+            panic!("expected `check`");
+        };
+        assert_eq!(check.chip, Some(Chip::M3));
+        for wrong in [&["check", "--chip", "m9", "a"][..], &["check"], &["fmt", "--check", "--stdout", "a"], &[]] {
+            let e = Args::try_parse_from(["anemone"].iter().chain(wrong)).unwrap_err();
+            assert_eq!(e.exit_code(), 2, "{wrong:?}");
+        }
+    }
+}
