@@ -13,7 +13,7 @@ use crate::valid::{ArgIds, Origin, ValidBlock, ValidCall, ValidFunction, ValidPr
 use crate::weights::Weights;
 
 /// The rounds that all loops of one run may take together; a run that needs more fails, because it may never end.
-pub const MAX_ITERATIONS: usize = 1_000_000;
+pub const MAX_ITERATIONS: usize = 100_000;
 
 /// The elements that one value may have, 8 GiB of them; an op that gives more fails.
 pub const MAX_ELEMENTS: usize = 1 << 30;
