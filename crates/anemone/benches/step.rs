@@ -21,7 +21,8 @@ fn trainer(change: impl Fn(&mut Config)) -> Trainer {
     config.train.lr = 0.1;
     config.weights.strategy = Strategy::Operand;
     change(&mut config);
-    let device = device::open(&config.device.options().expect("valid options")).expect("the software engine is there");
+    let device =
+        device::open(&config.device.options().expect("valid options")).expect("the software engine is there");
     Trainer::new(&config, device).expect("a valid configuration")
 }
 
@@ -111,7 +112,11 @@ fn accumulate(dw: &mut [f32], dy: &[f32], x: &[f32], n_in: usize, n_out: usize) 
 impl PlainLoops {
     fn new() -> PlainLoops {
         let wave = |n: usize, f: f32| (0..n).map(|i| 0.01 * (i as f32 * f).sin()).collect::<Vec<f32>>();
-        PlainLoops { x: wave(S * D, 0.1).iter().map(|x| x * 100.0).collect(), w1: wave(H * D, 1.3), w2: wave(D * H, 0.9) }
+        PlainLoops {
+            x: wave(S * D, 0.1).iter().map(|x| x * 100.0).collect(),
+            w1: wave(H * D, 1.3),
+            w2: wave(D * H, 0.9),
+        }
     }
 
     fn batch(&mut self) {
