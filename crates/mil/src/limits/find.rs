@@ -206,7 +206,7 @@ fn in_call(check: &Check, at: &At<'_>) -> Option<String> {
                 return None;
             }
             let shape = at.shape("x")?;
-            let n: usize = at.axes(shape.len())?.into_iter().map(|a| shape[a]).product();
+            let n = at.axes(shape.len())?.into_iter().fold(1, |n: usize, a| n.saturating_mul(shape[a]));
             (n > max).then(|| format!("sums over {n} elements, more than {max}"))
         }
         Check::ReducedAxis(name, axis) => {
