@@ -1,16 +1,24 @@
 //! Trains neural networks on Apple's Neural Engine, or on its software twin.
 
+pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod file;
+pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod optim;
 pub mod params;
 pub mod random;
+pub mod report;
 mod soft;
+pub mod train;
+pub mod weights_file;
 
 pub use anemone_mil as mil;
 pub use config::Config;
 pub use error::{Error, Result};
+pub use report::Report;
+pub use train::Trainer;

@@ -7,3 +7,4 @@
 
 pub(crate) mod kernels;
 pub(crate) mod plan;
+pub(crate) mod steps;

@@ -1,5 +1,7 @@
 //! The arguments of the command line: what is a string there has its type here.
 
+use anemone::config::Strategy;
+use anemone::device::{Faults, Select};
 use anemone_mil::Chip;
 use anemone_mil::ir::Version;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -8,6 +10,7 @@ use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
+  anemone train                        train the preset `tiny`, a two-layer network
   anemone devices                      what this machine can train on
   anemone check model.mil              is this program right?
   anemone check --chip m1 model.mil    ... and does the Neural Engine of an M1 take it?
@@ -30,9 +33,101 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Train(Train),
     Check(Check),
     Fmt(Fmt),
     Devices(Devices),
+}
+
+/// Train a model: a preset, or what a configuration file says
+///
+/// The run gets a folder with its configuration, metrics, checkpoints, trained weights and report. A run that was
+/// interrupted, killed or out of compiles goes on with --resume, bit for bit where it was saved.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Presets:
+  tiny   y = W2 relu(W1 x), 64 to 128 to 64 channels, 16 rows of a sine, 2000 steps
+
+Examples:
+  anemone train                                  the preset `tiny`, in runs/tiny
+  anemone train --weights operand --steps 500    weights passed in instead of compiled in
+  anemone train my.toml --run-dir runs/mine      your own configuration
+  anemone train --resume --run-dir runs/mine     go on where it was saved
+  anemone train --chip m1 --json --quiet         the rules of an M1; the report as JSON
+
+Faults on purpose (--inject), items with commas between them:
+  compile@3     the third compile of each process fails; also load@N, evaluate@N
+  compile@3+    the third and all later ones fail
+  evaluate%0.01 each evaluation fails with probability 0.01; also compile%P, load%P
+  seed=7        the seed of such random faults
+  delay=20      each compile takes 20 ms longer
+
+Exit codes:
+  0    trained to the end
+  1    failed; what was saved can be resumed
+  2    the command line is wrong
+  130  interrupted twice")]
+pub(crate) struct Train {
+    /// A preset, or the path of a configuration (`*.toml`); with --resume, by default the run's own
+    #[arg(value_name = "PRESET|CONFIG")]
+    pub(crate) what: Option<String>,
+
+    /// Steps in all [config: train.steps]
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+
+    /// The learning rate [config: train.lr]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) lr: Option<f32>,
+
+    /// Where to run: `auto` takes the best that is known to work [config: device.select]
+    #[arg(long, value_parser = select())]
+    pub(crate) device: Option<Select>,
+
+    /// The chip whose rules the software engine follows [config: device.chip]
+    #[arg(long, value_parser = chip())]
+    pub(crate) chip: Option<Chip>,
+
+    /// Whether weights are compiled in or passed in [config: weights.strategy]
+    #[arg(long, value_parser = strategy())]
+    pub(crate) weights: Option<Strategy>,
+
+    /// With baked weights: compile in the background while training goes on [config: weights.overlap]
+    #[arg(long, overrides_with = "no_overlap")]
+    pub(crate) overlap: bool,
+
+    /// With baked weights: wait for every compile
+    #[arg(long, overrides_with = "overlap")]
+    pub(crate) no_overlap: bool,
+
+    /// The most compiles a process uses before it is replaced by a new one; 0 for what the device allows
+    /// [config: weights.compile_budget]
+    #[arg(long, value_name = "N")]
+    pub(crate) compile_budget: Option<usize>,
+
+    /// Save a checkpoint every so many steps; 0 for only at restarts and at the end [config: checkpoint.every]
+    #[arg(long, value_name = "N")]
+    pub(crate) checkpoint_every: Option<u64>,
+
+    /// The run's folder; by default the next free one of runs/PRESET, runs/PRESET-2, ...
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+
+    /// Go on with the run in the run folder (by default the last of runs/PRESET, runs/PRESET-2, ...)
+    #[arg(long)]
+    pub(crate) resume: bool,
+
+    /// Print the final report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Show no progress
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+
+    /// Make device calls fail on purpose; see below [config: device.inject]
+    #[arg(long, value_name = "FAULTS")]
+    pub(crate) inject: Option<Faults>,
 }
 
 /// Check MIL programs: syntax, names, types, and the rules of a chip's Neural Engine
@@ -107,6 +202,27 @@ pub(crate) struct Devices {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn select() -> impl TypedValueParser<Value = Select> {
+    named(&[("auto", Select::Auto), ("ane", Select::Ane), ("soft", Select::Soft)])
+}
+
+fn strategy() -> impl TypedValueParser<Value = Strategy> {
+    named(&[("baked", Strategy::Baked), ("operand", Strategy::Operand)])
+}
+
+/// One of the named values.
+fn named<T: Copy + Send + Sync + 'static>(
+    values: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(values.iter().map(|(name, _)| *name)).try_map(|given| {
+        values
+            .iter()
+            .find(|(name, _)| *name == given)
+            .map(|(_, v)| *v)
+            .ok_or_else(|| format!("there is no `{given}`"))
+    })
 }
 
 fn chip() -> impl TypedValueParser<Value = Chip> {

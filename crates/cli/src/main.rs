@@ -6,6 +6,9 @@ mod check;
 mod devices;
 mod fmt;
 mod input;
+mod progress;
+mod run_dir;
+mod train;
 
 use args::{Args, Command};
 use clap::Parser;
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
 
 fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     match command {
+        Command::Train(args) => train::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Fmt(args) => fmt::run(args, out),
         Command::Devices(args) => devices::run(args, out),

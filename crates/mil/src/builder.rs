@@ -5,7 +5,7 @@
 
 use crate::error::{Diagnostic, Error, Result};
 use crate::ir::*;
-use crate::ops::{self, Args, Bound, OpError, Operand, Presence};
+use crate::ops::{self, Args, Bound, OpDef, OpError, Operand, Presence};
 use crate::tensor::Tensor;
 use std::collections::{HashMap, HashSet};
 
@@ -38,8 +38,18 @@ pub struct Builder {
     opset: Opset,
     params: Vec<Param>,
     calls: Vec<Call>,
+    made: Vec<Made>,
     values: Vec<Info>,
     names: HashSet<String>,
+}
+
+/// A call as it was made: what gradients are taken of.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub(crate) def: &'static OpDef,
+    /// What each parameter was bound to.
+    pub(crate) args: Vec<Option<Vec<Value>>>,
+    pub(crate) outputs: Vec<Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +57,7 @@ struct Info {
     name: String,
     ty: Type,
     constant: Option<ops::Value>,
+    is_constant: bool,
 }
 
 impl Builder {
@@ -57,6 +68,7 @@ impl Builder {
             opset: version.default_opset(),
             params: Vec::new(),
             calls: Vec::new(),
+            made: Vec::new(),
             values: Vec::new(),
             names: HashSet::new(),
         }
@@ -95,6 +107,7 @@ impl Builder {
     fn push_const(&mut self, name: &str, val: Constant, constant: Option<ops::Value>) -> Value {
         let name = self.fresh(name);
         let v = self.define(name.clone(), val.ty.clone(), constant);
+        self.values[v.0].is_constant = true;
         let outputs = vec![self.declaration(v)];
         let attributes = vec![("name".into(), Constant::tensor(Tensor::string(name))), ("val".into(), val)];
         self.calls.push(Call {
@@ -154,6 +167,33 @@ impl Builder {
         }
     }
 
+    /// The calls but for constants, in their order.
+    pub(crate) fn made(&self) -> &[Made] {
+        &self.made
+    }
+
+    /// The number of values so far.
+    pub(crate) fn n_values(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The arguments of a call, as its op's rules see them.
+    pub(crate) fn bind(&self, def: &'static OpDef, args: &[Option<Vec<Value>>]) -> Args<'_> {
+        let bind = |v: &Value| {
+            let info = &self.values[v.0];
+            Bound { ty: &info.ty, value: info.constant.as_ref(), constant: info.is_constant }
+        };
+        let operand = |(p, vs): (&ops::Param, &Option<Vec<Value>>)| {
+            let vs = vs.as_ref()?;
+            Some(if p.variadic {
+                Operand::Many(vs.iter().map(bind).collect())
+            } else {
+                Operand::One(bind(vs.first()?))
+            })
+        };
+        Args { def, operands: def.params.iter().zip(args).map(operand).collect() }
+    }
+
     /// The program, with these values as its outputs.
     ///
     /// # Errors
@@ -180,7 +220,7 @@ impl Builder {
 
     fn define(&mut self, name: String, ty: Type, constant: Option<ops::Value>) -> Value {
         self.names.insert(name.clone());
-        self.values.push(Info { name, ty, constant });
+        self.values.push(Info { name, ty, constant, is_constant: false });
         Value(self.values.len() - 1)
     }
 
@@ -328,26 +368,11 @@ impl CallBuilder<'_> {
             args.push(Arg { name: param.to_string(), value, span: Span::NONE });
             bound.insert(param, values);
         }
-        let types = {
-            let bind = |v: &Value| Bound { ty: b.ty(*v), value: b.values[v.0].constant.as_ref() };
-            let operands = def
-                .params
-                .iter()
-                .map(|p| {
-                    let vs = bound.get(p.name)?;
-                    Some(if p.variadic {
-                        Operand::Many(vs.iter().map(bind).collect())
-                    } else {
-                        Operand::One(bind(&vs[0]))
-                    })
-                })
-                .collect();
-            ops::infer(&Args { def, operands }).map_err(|e| {
-                let shapes: Vec<String> = args.iter().filter_map(|a| describe(b, &bound, &a.name)).collect();
-                call_error(self.op, &base, &e)
-                    .note_if(!shapes.is_empty(), format!("arguments: {}", shapes.join(", ")))
-            })
-        };
+        let made: Vec<Option<Vec<Value>>> = def.params.iter().map(|p| bound.get(p.name).cloned()).collect();
+        let types = ops::infer(&b.bind(def, &made)).map_err(|e| {
+            let shapes: Vec<String> = args.iter().filter_map(|a| describe(b, &bound, &a.name)).collect();
+            call_error(self.op, &base, &e).note_if(!shapes.is_empty(), format!("arguments: {}", shapes.join(", ")))
+        });
         let types = types.map_err(|d| Error::invalid(vec![d]))?;
         let single = types.len() == 1;
         let outputs: Vec<Value> = types
@@ -369,6 +394,7 @@ impl CallBuilder<'_> {
             span: Span::NONE,
         };
         b.calls.push(call);
+        b.made.push(Made { def, args: made, outputs: outputs.clone() });
         Ok(outputs)
     }
 }
@@ -474,6 +500,13 @@ impl Builder {
         self.call("reshape").arg("x", x).constant("shape", Tensor::i32s(&shape)).finish()
     }
 
+    /// A tensor of that shape with `value` everywhere.
+    pub fn filled(&mut self, dtype: DType, shape: &[usize], value: f64) -> Result<Value> {
+        let shape: Vec<i32> = shape.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect();
+        let value = Tensor::float(dtype, &[], vec![value]);
+        self.call("fill").constant("shape", Tensor::i32s(&shape)).constant("value", value).finish()
+    }
+
     /// The sum over `axes`, which stay as size 1 if `keep_dims`.
     pub fn reduce_sum(&mut self, x: Value, axes: &[i32], keep_dims: bool) -> Result<Value> {
         self.reduce("reduce_sum", x, axes, keep_dims)
@@ -484,7 +517,8 @@ impl Builder {
         self.reduce("reduce_mean", x, axes, keep_dims)
     }
 
-    fn reduce(&mut self, op: &'static str, x: Value, axes: &[i32], keep_dims: bool) -> Result<Value> {
+    /// A reduction `op` over `axes`, which stay as size 1 if `keep_dims`.
+    pub(crate) fn reduce(&mut self, op: &'static str, x: Value, axes: &[i32], keep_dims: bool) -> Result<Value> {
         self.call(op)
             .arg("x", x)
             .constant("axes", Tensor::i32s(axes))

@@ -22,6 +22,7 @@ enum Kind {
     Invalid,
     Refused,
     Weights,
+    Package,
     Eval,
     Gradient,
 }
@@ -127,6 +128,11 @@ impl Error {
         Error::new(Kind::Weights, vec![Diagnostic::error("weights", message)])
     }
 
+    /// A Core ML model that is none, or no program.
+    pub(crate) fn package(message: impl Into<String>) -> Error {
+        Error::new(Kind::Package, vec![Diagnostic::error("package", message)])
+    }
+
     /// A program that could not be run on these inputs.
     pub(crate) fn eval(message: impl Into<String>) -> Error {
         Error::new(Kind::Eval, vec![Diagnostic::error("evaluation", message)])
@@ -160,6 +166,11 @@ impl Error {
     /// Whether a weights file is at fault.
     pub fn is_weights(&self) -> bool {
         self.0.kind == Kind::Weights
+    }
+
+    /// Whether bytes could not be read as a Core ML model, or as one that is a program.
+    pub fn is_package(&self) -> bool {
+        self.0.kind == Kind::Package
     }
 }
 

@@ -1,13 +1,14 @@
 //! Reverse mode over programs: from a program with a loss to one that also computes gradients, plain MIL again.
 
-use crate::builder::{Builder, Value};
+use crate::builder::{Builder, Made, Value};
 use crate::error::{Error, Result};
 use crate::ir::{DType, Program};
 use crate::ops::Vjp;
 use crate::replay::Replay;
 use crate::tensor::Tensor;
-use crate::valid::{ValidCall, ValidFunction, ValidProgram};
+use crate::valid::{ValidFunction, ValidProgram};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// What the gradient of the loss starts from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +39,7 @@ pub struct Gradient {
 pub fn gradient(program: &ValidProgram, loss: &str, wrt: &[&str], seed: Seed<'_>) -> Result<Gradient> {
     let f = program.main();
     let (mut b, values) = resume(program, f)?;
+    let n_calls = b.made().len();
     let by_name: HashMap<&str, Value> =
         f.values.iter().map(|v| v.name.as_str()).zip(values.iter().copied()).collect();
     let find = |name: &str| {
@@ -50,15 +52,15 @@ pub fn gradient(program: &ValidProgram, loss: &str, wrt: &[&str], seed: Seed<'_>
         return Err(Error::gradient(message));
     }
     let wrt = wrt.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
-    let wanted = depends_on(f, &values, &wrt);
+    let mut wanted = vec![false; b.n_values()];
+    wrt.iter().for_each(|v| wanted[v.index()] = true);
+    spread(&mut wanted, b.made());
     let start = match seed {
         Seed::One => b.named_constant("loss_seed", Tensor::float(ty.dtype, &b.shape(loss)?, vec![1.0])),
         Seed::Input(name) => b.input(name, ty)?,
     };
     let mut tape = Tape { grads: HashMap::from([(loss, start)]), wanted };
-    for call in f.body.calls.iter().rev() {
-        tape.backward(&mut b, f, call, &values)?;
-    }
+    tape.backward(&mut b, 0..n_calls)?;
     let mut outputs: Vec<Value> = f.outputs.iter().map(|v| values[v.index()]).collect();
     let mut gradients = Vec::new();
     for v in wrt {
@@ -94,58 +96,60 @@ fn resume(program: &ValidProgram, f: &ValidFunction) -> Result<(Builder, Vec<Val
     Ok((replay.builder, values))
 }
 
-/// For each value of the builder, whether it depends on one of `wrt`.
-fn depends_on(f: &ValidFunction, values: &[Value], wrt: &[Value]) -> Vec<bool> {
-    let mut depends = vec![false; values.iter().map(|v| v.index() + 1).max().unwrap_or(0)];
-    wrt.iter().for_each(|v| depends[v.index()] = true);
-    for call in &f.body.calls {
-        let reached = call.args.iter().flatten().flat_map(|a| a.ids()).any(|a| depends[values[a.index()].index()]);
+/// Adds to the `wanted` values those that depend on them through `calls`.
+pub(crate) fn spread(wanted: &mut [bool], calls: &[Made]) {
+    for call in calls {
+        let reached = call.args.iter().flatten().flatten().any(|a| wanted[a.index()]);
         for out in &call.outputs {
-            depends[values[out.index()].index()] |= reached;
+            wanted[out.index()] |= reached;
         }
     }
-    depends
 }
 
-struct Tape {
+/// Where gradients add up.
+pub(crate) struct Tape {
     /// The gradient of each value so far.
-    grads: HashMap<Value, Value>,
+    pub(crate) grads: HashMap<Value, Value>,
     /// Whether a gradient is of use, by value of the forward part.
-    wanted: Vec<bool>,
+    pub(crate) wanted: Vec<bool>,
 }
 
 impl Tape {
-    fn backward(&mut self, b: &mut Builder, f: &ValidFunction, call: &ValidCall, values: &[Value]) -> Result<()> {
-        let outputs: Vec<Value> = call.outputs.iter().map(|v| values[v.index()]).collect();
-        let dys: Vec<Option<Value>> = outputs.iter().map(|v| self.grads.get(v).copied()).collect();
-        if dys.iter().all(Option::is_none) || !outputs.iter().any(|v| self.wanted[v.index()]) {
-            return Ok(());
-        }
-        let named =
-            |message: String| Error::gradient(format!("op `{}` (`{}`) {message}", call.op.name, f.label(call)));
-        let vjp = call.op.vjp.ok_or_else(|| named("has no gradient".into()))?;
-        let args: Vec<Option<Vec<Value>>> = call
-            .args
-            .iter()
-            .map(|a| Some(a.as_ref()?.ids().iter().map(|v| values[v.index()]).collect()))
-            .collect();
-        let mut v = Vjp {
-            b,
-            def: call.op,
-            args: &args,
-            outputs: &outputs,
-            dys: &dys,
-            wanted: &self.wanted,
-            grads: Vec::new(),
+    /// Adds to the gradient of a value.
+    pub(crate) fn add(&mut self, b: &mut Builder, value: Value, gradient: Value) -> Result<()> {
+        let sum = match self.grads.get(&value) {
+            Some(&so_far) => b.add(so_far, gradient)?,
+            None => gradient,
         };
-        vjp(&mut v).map_err(|e| named(e.to_string()))?;
-        for (value, grad) in v.grads {
-            if self.wanted[value.index()] {
-                let sum = match self.grads.get(&value) {
-                    Some(&so_far) => b.add(so_far, grad)?,
-                    None => grad,
-                };
-                self.grads.insert(value, sum);
+        self.grads.insert(value, sum);
+        Ok(())
+    }
+
+    /// Goes back through some of the builder's calls.
+    pub(crate) fn backward(&mut self, b: &mut Builder, calls: Range<usize>) -> Result<()> {
+        for i in calls.rev() {
+            let call = b.made()[i].clone();
+            let dys: Vec<Option<Value>> = call.outputs.iter().map(|v| self.grads.get(v).copied()).collect();
+            if dys.iter().all(Option::is_none) || !call.outputs.iter().any(|v| self.wanted[v.index()]) {
+                continue;
+            }
+            let label = call.outputs.first().map(|&v| b.name(v).to_string()).unwrap_or_default();
+            let named = |message: String| Error::gradient(format!("op `{}` (`{label}`) {message}", call.def.name));
+            let vjp = call.def.vjp.ok_or_else(|| named("has no gradient".into()))?;
+            let mut v = Vjp {
+                b,
+                def: call.def,
+                args: &call.args,
+                outputs: &call.outputs,
+                dys: &dys,
+                wanted: &self.wanted,
+                grads: Vec::new(),
+            };
+            vjp(&mut v).map_err(|e| named(e.to_string()))?;
+            for (value, grad) in v.grads {
+                if self.wanted[value.index()] {
+                    self.add(b, value, grad)?;
+                }
             }
         }
         Ok(())

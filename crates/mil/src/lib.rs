@@ -8,6 +8,7 @@ pub mod grad;
 pub mod ir;
 pub mod limits;
 pub mod ops;
+pub mod package;
 mod render;
 pub mod replay;
 pub mod tensor;

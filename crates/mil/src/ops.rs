@@ -4,12 +4,18 @@
 //! op (validation, the interpreter, gradients, documentation) asks the table; nothing else matches on names,
 //! except for what the interpreter itself provides (`const`, control flow, state).
 
+mod activation;
 mod args;
+mod control;
+mod conv;
 mod elementwise;
 mod linear;
+mod normalization;
+mod random;
 mod reduce;
 mod shape;
 mod vjp;
+mod window;
 
 #[cfg(test)]
 mod gradcheck;
@@ -17,7 +23,6 @@ mod gradcheck;
 pub use args::{Args, Bound, Operand, infer};
 pub use vjp::Vjp;
 
-use crate::builder::Builder;
 use crate::ir::{DType, Opset, Type};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
@@ -224,7 +229,19 @@ impl fmt::Display for OpError {
 }
 
 /// The families.
-const FAMILIES: &[&[OpDef]] = &[elementwise::OPS, linear::OPS, reduce::OPS, shape::OPS];
+const FAMILIES: &[&[OpDef]] = &[
+    activation::OPS,
+    control::OPS,
+    conv::OPS,
+    elementwise::OPS,
+    elementwise::binary::OPS,
+    elementwise::unary::OPS,
+    linear::OPS,
+    normalization::OPS,
+    random::OPS,
+    reduce::OPS,
+    shape::OPS,
+];
 
 /// The signatures of each op, oldest first.
 static TABLE: LazyLock<HashMap<&'static str, Vec<&'static OpDef>>> = LazyLock::new(|| {

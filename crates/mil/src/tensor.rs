@@ -91,6 +91,17 @@ impl Tensor {
         Tensor { dtype: DType::String, shape: shape.to_vec(), data: Data::Str(elements.into()) }
     }
 
+    /// A tensor of zeros; of empty strings for `string`.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
+        let n = shape.iter().product();
+        let data = match dtype {
+            DType::String => Data::Str(vec![String::new(); n].into()),
+            _ if dtype.is_float() => Data::Float(vec![0.0; n].into()),
+            _ => Data::Int(vec![0; n].into()),
+        };
+        Tensor { dtype, shape: shape.to_vec(), data }
+    }
+
     /// A string.
     pub fn string(s: impl Into<String>) -> Tensor {
         Tensor::strings(&[], vec![s.into()])

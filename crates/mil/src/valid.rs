@@ -4,8 +4,8 @@ use crate::builder::call_error;
 use crate::error::{Diagnostic, Error, Result, Severity};
 use crate::ir::*;
 use crate::limits::Limits;
-use crate::ops::{self, Args, Bound, OpDef, Operand};
-use std::collections::HashMap;
+use crate::ops::{self, Args, Bound, OpDef, OpError, OpResult, Operand};
+use std::collections::{HashMap, HashSet};
 
 /// A program that is right: names are resolved and defined before they are used, ops exist in their op set, types
 /// follow the ops' rules, and no rule of the limits it was checked against is broken. Only [`validate`] and
@@ -122,6 +122,11 @@ impl ValueInfo {
         }
     }
 
+    /// Whether it is a constant, of the text or of a weights file.
+    pub fn is_constant(&self) -> bool {
+        matches!(self.origin, Origin::Constant(_) | Origin::Blob(_))
+    }
+
     /// Whether it is an argument such as an axis or a flag, and no data of its own.
     pub fn is_scalar_constant(&self) -> bool {
         self.constant().is_some()
@@ -222,11 +227,25 @@ struct Resolver<'a> {
     values: Vec<ValueInfo>,
     /// What each name means; nested blocks add to it and take back.
     scope: HashMap<&'a str, ValueId>,
+    /// What is computed from constants alone, as the decompressed weights that `constexpr_*` ops give.
+    folded: HashSet<ValueId>,
+    /// How many blocks are open.
+    depth: usize,
 }
+
+/// Blocks in blocks that a program may have.
+const MAX_DEPTH: usize = 64;
 
 impl<'a> Resolver<'a> {
     fn new(function: &'a Function, findings: &'a mut Vec<Diagnostic>) -> Resolver<'a> {
-        Resolver { function, findings, values: Vec::new(), scope: HashMap::new() }
+        Resolver {
+            function,
+            findings,
+            values: Vec::new(),
+            scope: HashMap::new(),
+            folded: HashSet::new(),
+            depth: 0,
+        }
     }
 
     fn function(mut self) -> ValidFunction {
@@ -264,9 +283,16 @@ impl<'a> Resolver<'a> {
     }
 
     /// A nested block: what it defines is not seen after it.
-    fn nested(&mut self, block: &'a Block) -> ValidBlock {
+    fn nested(&mut self, block: &'a Block, span: Span) -> ValidBlock {
+        if self.depth == MAX_DEPTH {
+            let message = format!("more than {MAX_DEPTH} blocks stand in one another");
+            self.findings.push(Diagnostic::error("nesting", message).at(span, ""));
+            return ValidBlock::default();
+        }
         let outer = self.scope.clone();
+        self.depth += 1;
         let valid = self.block(block);
+        self.depth -= 1;
         self.scope = outer;
         valid
     }
@@ -293,15 +319,26 @@ impl<'a> Resolver<'a> {
         let op = self.lookup(call, opset);
         let before = self.findings.len();
         let args = op.map(|op| self.args(call, op));
-        let blocks = call.blocks.iter().map(|b| self.nested(b)).collect();
+        let blocks: Vec<ValidBlock> = call.blocks.iter().map(|b| self.nested(b, call.span)).collect();
         if let (Some(op), Some(args)) = (op, &args)
             && self.findings.len() == before
         {
-            self.check_types(call, op, args);
+            self.check_types(call, op, args, &blocks);
         }
         // Defined even if wrong, so that one mistake is one finding.
-        let outputs = call.outputs.iter().map(|p| self.define(p, Origin::Call)).collect();
+        let outputs: Vec<ValueId> = call.outputs.iter().map(|p| self.define(p, Origin::Call)).collect();
+        let of_constants = |args: &Vec<Option<ArgIds>>| {
+            let mut ids = args.iter().flatten().flat_map(|a| a.ids()).peekable();
+            ids.peek().is_some() && ids.all(|&id| self.is_constant(id))
+        };
+        if call.blocks.is_empty() && args.as_ref().is_some_and(of_constants) {
+            self.folded.extend(&outputs);
+        }
         Some(ValidCall { op: op?, args: args?, outputs, blocks, span: call.span })
+    }
+
+    fn is_constant(&self, id: ValueId) -> bool {
+        self.values[id.index()].is_constant() || self.folded.contains(&id)
     }
 
     fn constant_call(&mut self, call: &'a Call) {
@@ -420,22 +457,19 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn check_types(&mut self, call: &Call, op: &'static OpDef, args: &[Option<ArgIds>]) {
+    fn check_types(&mut self, call: &Call, op: &'static OpDef, args: &[Option<ArgIds>], blocks: &[ValidBlock]) {
         let name = call.outputs.first().map_or(call.op.as_str(), |p| &p.name);
         let bind = |id: &ValueId| {
             let v = &self.values[id.index()];
-            Bound { ty: &v.ty, value: v.constant() }
+            Bound { ty: &v.ty, value: v.constant(), constant: v.is_constant() }
         };
         let mut operands = Vec::with_capacity(args.len());
         for (arg, p) in args.iter().zip(op.params) {
             if let Some(ids) = arg
                 && p.constant
-                && let Some(v) = ids
-                    .ids()
-                    .iter()
-                    .map(|v| &self.values[v.index()])
-                    .find(|v| matches!(v.origin, Origin::Input | Origin::Call))
+                && let Some(v) = ids.ids().iter().find(|v| !self.is_constant(**v))
             {
+                let v = &self.values[v.index()];
                 let message = format!(
                     "op `{}` (`{name}`): argument `{}` must be a constant, `{}` is not",
                     op.name, p.name, v.name
@@ -448,7 +482,13 @@ impl<'a> Resolver<'a> {
                 ArgIds::Many(vs) => Operand::Many(vs.iter().map(bind).collect()),
             }));
         }
-        let types = match ops::infer(&Args { def: op, operands }) {
+        let inferred = ops::infer(&Args { def: op, operands }).and_then(|types| match op.name {
+            "cond" => self.cond_types(blocks),
+            "while_loop" => self.while_types(args, blocks),
+            _ if !blocks.is_empty() => Err(OpError::new("takes no blocks")),
+            _ => Ok(types),
+        });
+        let types = match inferred {
             Ok(types) => types,
             Err(e) => {
                 let span =
@@ -474,8 +514,81 @@ impl<'a> Resolver<'a> {
     }
 }
 
+/// The types of the ops with blocks.
+impl Resolver<'_> {
+    fn types(&self, ids: &[ValueId]) -> Vec<Type> {
+        ids.iter().map(|v| self.values[v.index()].ty.clone()).collect()
+    }
+
+    /// Two blocks without parameters, which give the same types.
+    fn cond_types(&self, blocks: &[ValidBlock]) -> OpResult<Vec<Type>> {
+        let [yes, no] = blocks else {
+            return Err(OpError::new(format!(
+                "has {} blocks, expected one for true and one for false",
+                blocks.len()
+            )));
+        };
+        if !yes.params.is_empty() || !no.params.is_empty() {
+            return Err(OpError::new("has blocks with parameters, expected none: a block sees what is outside"));
+        }
+        let (a, b) = (self.types(&yes.outputs), self.types(&no.outputs));
+        self.same_types("the block for false gives", &b, "the one for true", &a)?;
+        Ok(a.iter().zip(&b).map(|(a, b)| common(a, b)).collect())
+    }
+
+    /// A condition and a body, both of what is carried from round to round; the body gives the next of it.
+    fn while_types(&self, args: &[Option<ArgIds>], blocks: &[ValidBlock]) -> OpResult<Vec<Type>> {
+        let [cond, body] = blocks else {
+            return Err(OpError::new(format!("has {} blocks, expected a condition and a body", blocks.len())));
+        };
+        let vars = self.types(args.iter().flatten().next().map(ArgIds::ids).unwrap_or_default());
+        if let Some(state) = vars.iter().find(|t| matches!(t, Type::State(_))) {
+            return Err(OpError::arg("loop_vars", format!("carries {state}, which is the same in every round")));
+        }
+        for (what, block) in [("the condition takes", cond), ("the body takes", body)] {
+            self.same_types(what, &self.types(&block.params), "argument `loop_vars`", &vars)?;
+        }
+        let next = self.types(&body.outputs);
+        self.same_types("the body gives", &next, "what it takes", &self.types(&body.params))?;
+        self.same_types("the body gives", &next, "what the condition takes", &self.types(&cond.params))?;
+        let flags = self.types(&cond.outputs);
+        let is_flag = |t: &TensorType| {
+            t.dtype == DType::Bool && t.shape.iter().all(|d| matches!(d, Dim::Any | Dim::Fixed(1)))
+        };
+        match &flags[..] {
+            [Type::Tensor(t)] if is_flag(t) => Ok(next),
+            _ => Err(OpError::new(format!("the condition gives {}, expected one bool", listed(&flags)))),
+        }
+    }
+
+    fn same_types(&self, what: &str, found: &[Type], like: &str, expected: &[Type]) -> OpResult<()> {
+        let same = found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| agree(a, b));
+        match same {
+            true => Ok(()),
+            false => Err(OpError::new(format!("{what} {}, {like} has {}", listed(found), listed(expected)))),
+        }
+    }
+}
+
+fn listed(types: &[Type]) -> String {
+    let types: Vec<String> = types.iter().map(Type::to_string).collect();
+    if types.is_empty() { "nothing".into() } else { types.join(", ") }
+}
+
+/// The type of a value that is of one of two types that agree: sizes that differ are unknown.
+fn common(a: &Type, b: &Type) -> Type {
+    match (a, b) {
+        (Type::Tensor(a), Type::Tensor(b)) => {
+            let dim = |(&a, &b): (&Dim, &Dim)| if a == b { a } else { Dim::Any };
+            TensorType { dtype: a.dtype, shape: a.shape.iter().zip(&b.shape).map(dim).collect() }.into()
+        }
+        (Type::List(a, n), Type::List(b, m)) => Type::List(Box::new(common(a, b)), if n == m { *n } else { None }),
+        _ => a.clone(),
+    }
+}
+
 /// Whether two types can be those of one value: unknown sizes agree with any.
-fn agree(a: &Type, b: &Type) -> bool {
+pub(crate) fn agree(a: &Type, b: &Type) -> bool {
     let dims = |a: &[Dim], b: &[Dim]| {
         a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || *a == Dim::Any || *b == Dim::Any)
     };

@@ -3,7 +3,8 @@
 use super::faults::{Call, Faults, Injector};
 use super::{Buffer, Device, Kernel, Signature, Usage, is_io_type};
 use crate::error::{Error, Result};
-use crate::soft::plan::{Memory, Plan};
+use crate::soft::plan::Plan;
+use crate::soft::steps::Memory;
 use anemone_mil::ir::{DType, TensorType, Type};
 use anemone_mil::limits::{Chip, Limits};
 use anemone_mil::{ValidProgram, Weights, text, validate};

@@ -2,7 +2,7 @@
 
 use super::{Const, OpDef, OpError, OpResult, Presence, Value};
 use crate::ir::{DType, Dim, TensorType, Type};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, round_float};
 
 /// The arguments of one call, by parameter.
 pub struct Args<'a> {
@@ -28,6 +28,8 @@ pub struct Bound<'a> {
     pub ty: &'a Type,
     /// Its value: always there in an evaluation, in a type rule for constants only.
     pub value: Option<&'a Value>,
+    /// Whether it is a constant of the program, of its text or of a weights file.
+    pub constant: bool,
 }
 
 impl<'a> Bound<'a> {
@@ -107,6 +109,15 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// The element type of floats that were left out: that of the first argument.
+    fn default_float(&self) -> DType {
+        let first = self.operands.iter().flatten().find_map(|o| match o {
+            Operand::One(b) => b.ty.as_tensor(),
+            Operand::Many(bs) => bs.first()?.ty.as_tensor(),
+        });
+        first.map(|t| t.dtype).filter(|d| d.is_float()).unwrap_or(DType::Fp32)
+    }
+
     fn scalar<T>(
         &self,
         name: &'static str,
@@ -135,7 +146,7 @@ impl<'a> Args<'a> {
     /// A constant number, or its default.
     pub fn float(&self, name: &'static str) -> OpResult<f64> {
         let of_const = |c| match c {
-            Const::Float(x) => Some(x),
+            Const::Float(x) => Some(round_float(self.default_float(), x)),
             _ => None,
         };
         self.scalar(name, "a number", of_const, |t| t.to_f64s().first().copied())
@@ -246,5 +257,14 @@ pub fn infer(args: &Args<'_>) -> OpResult<Vec<Type>> {
             }
         }
     }
-    (args.def.infer)(args)
+    let types = (args.def.infer)(args)?;
+    // The interpreter holds 8 bytes an element.
+    let fits = |t: &TensorType| {
+        t.fixed_shape().is_none()
+            || t.n_elements().and_then(|n| n.checked_mul(8)).is_some_and(|n| isize::try_from(n).is_ok())
+    };
+    match types.iter().filter_map(Type::as_tensor).find(|t| !fits(t)) {
+        Some(t) => Err(OpError::new(format!("gives {t}, which is too large for any memory"))),
+        None => Ok(types),
+    }
 }

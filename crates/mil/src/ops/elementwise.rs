@@ -1,4 +1,4 @@
-//! Ops that work element by element: arithmetic, comparison, activation, conversion.
+//! Ops that work element by element, and what they share: maps, broadcasting, slopes. Here choice and conversion.
 
 use super::shape::broadcast_shapes;
 use super::*;
@@ -7,56 +7,25 @@ use crate::ir::{Dim, TensorType};
 use crate::tensor::Data;
 
 const X: Param = Param::new("x", NUMBER);
-const Y: Param = Param::new("y", NUMBER);
+pub(super) const X_FLOAT: Param = Param::new("x", FLOAT);
 
-/// The table row of an op that keeps type and shape: `(name, element types, |x| value, gradient)`.
-macro_rules! unary {
-    ($name:literal, $types:expr, $f:expr, $vjp:expr) => {
+/// The table row of an op that keeps the type of `x`: `(name, parameters, evaluation, gradient)`.
+macro_rules! pointwise {
+    ($name:literal, $params:expr, $eval:expr, $vjp:expr) => {
         OpDef {
             name: $name,
             since: Opset::Ios13,
-            params: &[Param::new("x", $types)],
-            infer: |args| Ok(vec![args.ty("x")?.clone().into()]),
-            eval: Eval::By(|args| map(args.tensor("x")?, $f)),
-            vjp: $vjp,
+            params: $params,
+            infer: same_type,
+            eval: Eval::By($eval),
+            vjp: Some($vjp),
         }
     };
 }
+pub(super) use pointwise;
 
-/// The table row of a broadcast op of two numbers: `(name, |x, y| float, |x, y| integer, gradient)`.
-macro_rules! binary {
-    ($name:literal, $f:expr, $i:expr, $vjp:expr) => {
-        OpDef {
-            name: $name,
-            since: Opset::Ios13,
-            params: &[X, Y],
-            infer: |args| Ok(vec![broadcast_type(args, args.dtype("x")?)?]),
-            eval: Eval::By(|args| zip(args, $f, $i)),
-            vjp: $vjp,
-        }
-    };
-}
-
-/// The table row of a comparison: `(name, |x, y| bool)`, with no gradient.
-macro_rules! comparison {
-    ($name:literal, $f:expr) => {
-        OpDef {
-            name: $name,
-            since: Opset::Ios13,
-            params: &[X, Y],
-            infer: |args| Ok(vec![broadcast_type(args, DType::Bool)?]),
-            eval: Eval::By(|args| {
-                let (x, y) = (args.tensor("x")?, args.tensor("y")?);
-                let shape = broadcast_shapes(x.shape(), y.shape())?;
-                let (x, y) = (stretched(x, &shape), stretched(y, &shape));
-                let f: fn(f64, f64) -> bool = $f;
-                let out = x.to_f64s().into_iter().zip(y.to_f64s()).map(|(x, y)| f(x, y).into()).collect();
-                Ok(vec![Tensor::int(DType::Bool, &shape, out).into()])
-            }),
-            vjp: None,
-        }
-    };
-}
+pub(super) mod binary;
+pub(super) mod unary;
 
 const CAST_15: &[DType] = NUMBER_OR_BOOL;
 const CAST_17: &[DType] = &[
@@ -81,28 +50,14 @@ const CAST: OpDef = OpDef {
 };
 
 pub(super) const OPS: &[OpDef] = &[
-    binary!("add", |x, y| x + y, i64::wrapping_add, Some(add_vjp)),
-    binary!("sub", |x, y| x - y, i64::wrapping_sub, Some(sub_vjp)),
-    binary!("mul", |x, y| x * y, i64::wrapping_mul, Some(mul_vjp)),
-    binary!("real_div", |x, y| x / y, |x, y| x.checked_div(y).unwrap_or(0), Some(div_vjp)),
-    comparison!("equal", |x, y| x == y),
-    comparison!("greater", |x, y| x > y),
-    comparison!("greater_equal", |x, y| x >= y),
-    comparison!("less", |x, y| x < y),
-    comparison!("less_equal", |x, y| x <= y),
-    comparison!("not_equal", |x, y| x != y),
     OpDef {
         name: "identity",
         since: Opset::Ios13,
         params: &[Param::new("x", ANY)],
-        infer: |args| Ok(vec![args.ty("x")?.clone().into()]),
+        infer: same_type,
         eval: Eval::By(|args| Ok(vec![args.tensor("x")?.clone().into()])),
         vjp: Some(identity_vjp),
     },
-    unary!("relu", NUMBER, |x| if x < 0.0 { 0.0 } else { x }, Some(relu_vjp)),
-    unary!("sigmoid", FLOAT, |x| 1.0 / (1.0 + (-x).exp()), Some(sigmoid_vjp)),
-    unary!("tanh", FLOAT, f64::tanh, Some(tanh_vjp)),
-    unary!("square", NUMBER, |x| x * x, Some(square_vjp)),
     OpDef {
         name: "select",
         since: Opset::Ios13,
@@ -139,42 +94,41 @@ pub(super) const OPS: &[OpDef] = &[
     OpDef { since: Opset::Ios17, params: &[Param::new("x", CAST_17), Param::constant("dtype", STRING)], ..CAST },
 ];
 
+/// The type of `x`.
+pub(super) fn same_type(args: &Args<'_>) -> OpResult<Vec<Type>> {
+    Ok(vec![args.ty("x")?.clone().into()])
+}
+
 /// `f` of each element of a tensor of numbers.
-pub(super) fn map(x: &Tensor, f: fn(f64) -> f64) -> OpResult<Vec<Value>> {
+pub(super) fn map(x: &Tensor, f: impl Fn(f64) -> f64) -> OpResult<Vec<Value>> {
     let out: Vec<f64> = x.to_f64s().into_iter().map(f).collect();
     Ok(vec![from_f64s(x.dtype(), x.shape(), out).into()])
 }
 
+/// `f` or `i` of each element of a tensor.
+fn map_number(x: &Tensor, f: impl Fn(f64) -> f64, i: impl Fn(i64) -> i64) -> OpResult<Vec<Value>> {
+    match x.ints() {
+        Some(xs) => Ok(vec![Tensor::int(x.dtype(), x.shape(), xs.iter().map(|&x| i(x)).collect()).into()]),
+        None => map(x, f),
+    }
+}
+
+/// The larger one; NaN if either is.
+pub(super) fn maximum(x: f64, y: f64) -> f64 {
+    if x > y || x.is_nan() { x } else { y }
+}
+
+/// The smaller one; NaN if either is.
+pub(super) fn minimum(x: f64, y: f64) -> f64 {
+    if x < y || x.is_nan() { x } else { y }
+}
+
 /// Numbers as a tensor of `dtype`; to integers by truncation.
-fn from_f64s(dtype: DType, shape: &[usize], xs: Vec<f64>) -> Tensor {
+pub(super) fn from_f64s(dtype: DType, shape: &[usize], xs: Vec<f64>) -> Tensor {
     match dtype.is_float() {
         true => Tensor::float(dtype, shape, xs),
         false => Tensor::int(dtype, shape, xs.into_iter().map(|x| x as i64).collect()),
     }
-}
-
-/// `f` or `i` of each pair of elements of `x` and `y`, broadcast.
-fn zip(args: &Args<'_>, f: fn(f64, f64) -> f64, i: fn(i64, i64) -> i64) -> OpResult<Vec<Value>> {
-    let (x, y) = (args.tensor("x")?, args.tensor("y")?);
-    let shape = broadcast_shapes(x.shape(), y.shape())?;
-    let (x, y) = (stretched(x, &shape), stretched(y, &shape));
-    Ok(vec![
-        match (x.data(), y.data()) {
-            (Data::Float(a), Data::Float(b)) => {
-                Tensor::float(x.dtype(), &shape, a.iter().zip(b.iter()).map(|(&a, &b)| f(a, b)).collect())
-            }
-            (Data::Int(a), Data::Int(b)) => {
-                Tensor::int(x.dtype(), &shape, a.iter().zip(b.iter()).map(|(&a, &b)| i(a, b)).collect())
-            }
-            _ => {
-                return Err(OpError::arg(
-                    "y",
-                    format!("has type {}, expected {} elements like `x`", y.ty(), x.dtype()),
-                ));
-            }
-        }
-        .into(),
-    ])
 }
 
 /// `x` broadcast to `shape`, which it fits.
@@ -198,10 +152,6 @@ fn stretched(x: &Tensor, shape: &[usize]) -> Tensor {
         }
         at
     })
-}
-
-fn broadcast_type(args: &Args<'_>, dtype: DType) -> OpResult<Type> {
-    Ok(TensorType { dtype, shape: broadcast_dims(args.shape("x")?, args.shape("y")?)? }.into())
 }
 
 /// The shape two operands are broadcast to, numpy's rule.
@@ -268,95 +218,64 @@ fn cast_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     v.give("x", dx)
 }
 
-fn add_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let dy = v.dy()?;
-    for name in ["x", "y"] {
-        if v.wants(name) {
-            v.give_reduced(name, dy)?;
-        }
-    }
-    Ok(())
+/// Emits the slope of an op at `x`, where it gave `y`.
+pub(super) type Slope = fn(&mut Vjp<'_>, builder::Value, builder::Value) -> OpResult<builder::Value>;
+
+/// `dx = dy` times the slope, no other argument having a gradient.
+pub(super) fn sloped(v: &mut Vjp<'_>, slope: Slope) -> OpResult<()> {
+    v.only(&["x"])?;
+    let (x, y) = (v.arg("x")?, v.out());
+    let slope = slope(v, x, y)?;
+    v.give_slope(slope)
 }
 
-fn sub_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let dy = v.dy()?;
-    if v.wants("x") {
-        v.give_reduced("x", dy)?;
-    }
-    if v.wants("y") {
-        let negative = v.b.scale(dy, -1.0)?;
-        v.give_reduced("y", negative)?;
-    }
-    Ok(())
+/// Emits `dy` where `compare(x, y)` holds, else 0: also where `dy` is not finite there.
+pub(super) fn keep(
+    v: &mut Vjp<'_>,
+    compare: &'static str,
+    x: builder::Value,
+    y: builder::Value,
+    dy: builder::Value,
+) -> OpResult<builder::Value> {
+    let (cond, zero) = (v.binary(compare, x, y)?, v.number(dy, 0.0)?);
+    v.select(cond, dy, zero)
 }
 
-fn mul_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (x, y, dy) = (v.arg("x")?, v.arg("y")?, v.dy()?);
-    for (name, other) in [("x", y), ("y", x)] {
-        if v.wants(name) {
-            let d = v.b.mul(dy, other)?;
-            v.give_reduced(name, d)?;
-        }
-    }
-    Ok(())
+/// Emits `1 / x`.
+pub(super) fn reciprocal(v: &mut Vjp<'_>, x: builder::Value) -> OpResult<builder::Value> {
+    let one = v.number(x, 1.0)?;
+    v.binary("real_div", one, x)
 }
 
-/// `dx = dy / y`, `dy' = -dy x / y^2 = -dx out`.
-fn div_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (y, out, dy) = (v.arg("y")?, v.out(), v.dy()?);
-    let dx = v.b.call("real_div").arg("x", dy).arg("y", y).finish()?;
-    if v.wants("x") {
-        v.give_reduced("x", dx)?;
-    }
-    if v.wants("y") {
-        let d = v.b.mul(dx, out)?;
-        let d = v.b.scale(d, -1.0)?;
-        v.give_reduced("y", d)?;
-    }
-    Ok(())
+/// Emits `1 - x`.
+pub(super) fn one_minus(v: &mut Vjp<'_>, x: builder::Value) -> OpResult<builder::Value> {
+    let one = v.number(x, 1.0)?;
+    Ok(v.b.sub(one, x)?)
 }
 
-/// `dx = dy` where `x > 0`, else 0: also where `dy` is not finite and `x` is not positive.
-fn relu_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (x, dy) = (v.arg("x")?, v.dy()?);
-    let dx = masked(v.b, x, dy)?;
-    v.give("x", dx)
+/// Emits `1 + x`.
+pub(super) fn one_plus(v: &mut Vjp<'_>, x: builder::Value) -> OpResult<builder::Value> {
+    let one = v.number(x, 1.0)?;
+    Ok(v.b.add(x, one)?)
 }
 
-/// `dy` where `x > 0`, else 0.
-pub(super) fn masked(b: &mut Builder, x: builder::Value, dy: builder::Value) -> OpResult<builder::Value> {
-    let dtype = b.tensor_ty(x)?.dtype;
-    let zero = Tensor::float(dtype, &[], vec![0.0]);
-    let positive = b.call("greater").arg("x", x).constant("y", zero.clone()).finish()?;
-    Ok(b.call("select").arg("cond", positive).arg("a", dy).constant("b", zero).finish()?)
+/// Emits `1 - x^2`.
+pub(super) fn one_minus_square(v: &mut Vjp<'_>, x: builder::Value) -> OpResult<builder::Value> {
+    let x2 = v.b.mul(x, x)?;
+    one_minus(v, x2)
 }
 
-/// `dx = dy y (1 - y) = dy (y - y^2)`.
-fn sigmoid_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (y, dy) = (v.out(), v.dy()?);
-    let y2 = v.b.mul(y, y)?;
-    let slope = v.b.sub(y, y2)?;
-    let dx = v.b.mul(dy, slope)?;
-    v.give("x", dx)
+/// Emits `1 + x^2`.
+pub(super) fn one_plus_square(v: &mut Vjp<'_>, x: builder::Value) -> OpResult<builder::Value> {
+    let x2 = v.b.mul(x, x)?;
+    one_plus(v, x2)
 }
 
-/// `dx = dy (1 - y^2)`.
-fn tanh_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (y, dy) = (v.out(), v.dy()?);
-    let dtype = v.b.tensor_ty(y)?.dtype;
-    let y2 = v.b.mul(y, y)?;
-    let one = v.b.constant(Tensor::float(dtype, &[], vec![1.0]));
-    let slope = v.b.sub(one, y2)?;
-    let dx = v.b.mul(dy, slope)?;
-    v.give("x", dx)
-}
-
-/// `dx = 2 x dy`.
-fn square_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (x, dy) = (v.arg("x")?, v.dy()?);
-    let twice = v.b.scale(x, 2.0)?;
-    let dx = v.b.mul(twice, dy)?;
-    v.give("x", dx)
+/// Emits `exp(-a x^2)`.
+pub(super) fn bell(v: &mut Vjp<'_>, x: builder::Value, a: f64) -> OpResult<builder::Value> {
+    let x2 = v.b.mul(x, x)?;
+    let exponent = v.b.scale(x2, -a)?;
+    v.unary("exp", exponent)
 }
 
 fn select_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
@@ -368,7 +287,7 @@ fn select_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let zero = v.b.constant(Tensor::float(dtype, &[], vec![0.0]));
     for (name, a, b) in [("a", dy, zero), ("b", zero, dy)] {
         if v.wants(name) {
-            let d = v.b.call("select").arg("cond", cond).arg("a", a).arg("b", b).finish()?;
+            let d = v.select(cond, a, b)?;
             v.give_reduced(name, d)?;
         }
     }

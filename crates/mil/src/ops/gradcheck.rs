@@ -3,19 +3,21 @@
 //! One row of `CASES` is one call on fp64 tensors; its gradient, as MIL, is run by the reference interpreter and
 //! compared with central differences of a weighted sum of the outputs. A differentiable op without a row fails.
 
+mod pointwise;
+mod products;
+
 use super::*;
+use crate::builder::{self, Builder};
 use crate::grad::{Seed, gradient};
 use crate::ir::{TensorType, Version};
-use crate::{Interpreter, Limits, Weights, validate};
+use crate::{Interpreter, Limits, ValidProgram, Weights, validate};
 
 /// Shapes of the inputs, and the call of them that is checked.
-type Case = (
+pub(super) type Case = (
     &'static str,
     &'static [&'static [usize]],
     fn(&mut Builder, &[builder::Value]) -> crate::Result<builder::Value>,
 );
-
-use crate::builder;
 
 const CASES: &[Case] = &[
     ("add", &[&[2, 3], &[3]], |b, v| b.add(v[0], v[1])),
@@ -68,32 +70,19 @@ fn sample(n: usize, salt: usize) -> Vec<f64> {
     (0..n).map(|i| ((i * 37 + salt * 11) as f64 * 0.7).sin() * 1.5).map(|x| x + 0.2 * x.signum()).collect()
 }
 
-fn check(case: &Case) -> Result<(), String> {
-    let (op, shapes, build) = case;
-    let mut b = Builder::new(Version::V1_3);
-    let inputs: Vec<builder::Value> = shapes
-        .iter()
-        .enumerate()
-        .map(|(i, s)| b.input(&format!("in{i}"), TensorType::new(DType::Fp64, s)).unwrap())
-        .collect();
-    let out = build(&mut b, &inputs).map_err(|e| e.to_string())?;
-    // A weighted sum, so that every output element has a gradient of its own.
-    let shape = b.shape(out).unwrap();
-    let weights = b.constant(Tensor::float(DType::Fp64, &shape, sample(shape.iter().product(), 7)));
-    let weighted = b.mul(out, weights).unwrap();
-    let axes: Vec<i32> = (0..shape.len() as i32).collect();
-    let loss = b.reduce_sum(weighted, &axes, false).unwrap();
-    let loss_name = b.name(loss).to_string();
-    let program = validate(b.finish(&[loss]).unwrap(), &Limits::none()).map_err(|e| e.to_string())?;
+/// The gradients of all inputs; of those from the `n_inputs`-th on as constants of the program.
+fn check(case: &Case, n_inputs: usize) -> Result<(), String> {
+    let (op, shapes, _) = case;
+    let xs: Vec<Vec<f64>> = shapes.iter().enumerate().map(|(i, s)| sample(s.iter().product(), i)).collect();
+    let (program, loss) = weighted(case, n_inputs, &xs)?;
     let wrt: Vec<String> = (0..shapes.len()).map(|i| format!("in{i}")).collect();
     let names: Vec<&str> = wrt.iter().map(String::as_str).collect();
-    let g = gradient(&program, &loss_name, &names, Seed::One).map_err(|e| e.to_string())?;
-    let with_gradients = validate(g.program, &Limits::none()).map_err(|e| e.to_string())?;
+    let g = gradient(&program, &loss, &names, Seed::One).map_err(|e| format!("{op}: {e}"))?;
+    let with_gradients = validate(g.program, &Limits::none()).map_err(|e| format!("{op}: {e}"))?;
 
-    let xs: Vec<Vec<f64>> = shapes.iter().enumerate().map(|(i, s)| sample(s.iter().product(), i)).collect();
-    let run = |program: &crate::ValidProgram, xs: &[Vec<f64>]| {
+    let run = |program: &ValidProgram, xs: &[Vec<f64>]| {
         let inputs: Vec<Tensor> =
-            xs.iter().zip(*shapes).map(|(x, s)| Tensor::float(DType::Fp64, s, x.clone())).collect();
+            xs.iter().zip(*shapes).take(n_inputs).map(|(x, s)| Tensor::float(DType::Fp64, s, x.clone())).collect();
         Interpreter::new(program, &Weights::new()).unwrap().run(&inputs).unwrap()
     };
     let gradients = &run(&with_gradients, &xs)[1..];
@@ -103,9 +92,10 @@ fn check(case: &Case) -> Result<(), String> {
             let at = |d: f64| {
                 let mut xs = xs.clone();
                 xs[i][j] += d;
-                run(&program, &xs)[0].floats().unwrap()[0]
+                let (program, _) = weighted(case, n_inputs, &xs)?;
+                Ok::<f64, String>(run(&program, &xs)[0].floats().unwrap()[0])
             };
-            let expected = (at(h) - at(-h)) / (2.0 * h);
+            let expected = (at(h)? - at(-h)?) / (2.0 * h);
             let found = gradients[i].floats().unwrap()[j];
             if !((found - expected).abs() <= 1e-7 * (1.0 + expected.abs())) {
                 return Err(format!(
@@ -117,15 +107,48 @@ fn check(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
+/// The call and, as the loss, a weighted sum of what it gives, so that every output element has a gradient of its
+/// own.
+fn weighted(case: &Case, n_inputs: usize, xs: &[Vec<f64>]) -> Result<(ValidProgram, String), String> {
+    let (op, shapes, build) = case;
+    let mut b = Builder::new(Version::V1_3);
+    let inputs: Vec<builder::Value> = shapes
+        .iter()
+        .zip(xs)
+        .enumerate()
+        .map(|(i, (s, x))| match i < n_inputs {
+            true => b.input(&format!("in{i}"), TensorType::new(DType::Fp64, s)).unwrap(),
+            false => b.named_constant(&format!("in{i}"), Tensor::float(DType::Fp64, s, x.clone())),
+        })
+        .collect();
+    let out = build(&mut b, &inputs).map_err(|e| format!("{op}: {e}"))?;
+    let shape = b.shape(out).unwrap();
+    let weights = b.constant(Tensor::float(DType::Fp64, &shape, sample(shape.iter().product(), 7)));
+    let weighted = b.mul(out, weights).unwrap();
+    let axes: Vec<i32> = (0..shape.len() as i32).collect();
+    let loss = b.reduce_sum(weighted, &axes, false).unwrap();
+    let name = b.name(loss).to_string();
+    let program = validate(b.finish(&[loss]).unwrap(), &Limits::none()).map_err(|e| format!("{op}: {e}"))?;
+    Ok((program, name))
+}
+
+/// The families' own cases.
+const FAMILIES: &[&[Case]] = &[CASES, pointwise::CASES, products::CASES];
+/// Cases whose inputs but the first are constants, as the op wants them.
+const CONSTANT_FAMILIES: &[&[Case]] = &[pointwise::CONSTANT_CASES, products::OF_CONSTANTS];
+
 #[test]
 fn gradients_agree_with_finite_differences() {
-    let failures: Vec<String> = CASES.iter().filter_map(|c| check(c).err()).collect();
+    let of_inputs = FAMILIES.iter().copied().flatten().filter_map(|c| check(c, c.1.len()).err());
+    let of_constants = CONSTANT_FAMILIES.iter().copied().flatten().filter_map(|c| check(c, 1).err());
+    let failures: Vec<String> = of_inputs.chain(of_constants).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
 fn every_differentiable_op_has_a_case() {
+    let cases = FAMILIES.iter().chain(CONSTANT_FAMILIES).copied().flatten();
     let missing: Vec<&str> =
-        all().filter(|d| d.vjp.is_some() && !CASES.iter().any(|c| c.0 == d.name)).map(|d| d.name).collect();
+        all().filter(|d| d.vjp.is_some() && !cases.clone().any(|c| c.0 == d.name)).map(|d| d.name).collect();
     assert!(missing.is_empty(), "no gradient check for {missing:?}");
 }

@@ -1,261 +1,86 @@
-//! Products: `conv`, `matmul`, `linear`.
+//! Products of matrices: `linear`, `matmul`, `einsum`.
 
 use super::shape::broadcast_shapes;
+use super::window::coordinates;
 use super::*;
+use crate::builder;
 use crate::ir::{Dim, TensorType};
 
+const TRANSPOSE_X: Param = Param::constant("transpose_x", BOOL).or(Const::Bool(false));
+const TRANSPOSE_Y: Param = Param::constant("transpose_y", BOOL).or(Const::Bool(false));
+
+const LINEAR: OpDef = OpDef {
+    name: "linear",
+    since: Opset::Ios13,
+    params: &[
+        Param::new("x", NUMBER),
+        Param::constant("weight", NUMBER).group('T'),
+        Param::constant("bias", NUMBER).group('T').optional(),
+    ],
+    infer: |args| Ok(vec![linear_type(args)?.into()]),
+    eval: Eval::By(linear_eval),
+    vjp: Some(linear_vjp),
+};
+
+const MATMUL: OpDef = OpDef {
+    name: "matmul",
+    since: Opset::Ios13,
+    params: &[Param::new("x", NUMBER), Param::new("y", NUMBER), TRANSPOSE_X, TRANSPOSE_Y],
+    infer: |args| Ok(vec![matmul_type(args)?.into()]),
+    eval: Eval::By(matmul_eval),
+    vjp: Some(matmul_vjp),
+};
+
 pub(super) const OPS: &[OpDef] = &[
+    LINEAR,
     OpDef {
-        name: "conv",
-        since: Opset::Ios13,
-        params: &[
-            Param::new("x", FLOAT),
-            Param::new("weight", FLOAT),
-            Param::new("bias", FLOAT).optional(),
-            Param::constant("strides", INT32).optional(),
-            Param::constant("pad_type", STRING).or(Const::Str("valid")),
-            Param::constant("pad", INT32).optional(),
-            Param::constant("dilations", INT32).optional(),
-            Param::constant("groups", INT32).or(Const::Int(1)),
-        ],
-        infer: |args| Ok(vec![Conv::of(args)?.ty.into()]),
-        eval: Eval::By(conv_eval),
-        vjp: Some(conv_vjp),
-    },
-    OpDef {
-        name: "matmul",
-        since: Opset::Ios13,
+        since: Opset::Ios17,
         params: &[
             Param::new("x", NUMBER),
-            Param::new("y", NUMBER),
-            Param::constant("transpose_x", BOOL).or(Const::Bool(false)),
-            Param::constant("transpose_y", BOOL).or(Const::Bool(false)),
+            Param::constant("weight", NUMBER).group('U'),
+            Param::constant("bias", NUMBER).group('U').optional(),
         ],
-        infer: |args| Ok(vec![matmul_type(args)?.into()]),
-        eval: Eval::By(matmul_eval),
-        vjp: Some(matmul_vjp),
+        ..LINEAR
+    },
+    MATMUL,
+    OpDef {
+        since: Opset::Ios17,
+        params: &[Param::new("x", NUMBER), Param::new("y", NUMBER).group('U'), TRANSPOSE_X, TRANSPOSE_Y],
+        ..MATMUL
+    },
+    OpDef {
+        name: "einsum",
+        since: Opset::Ios13,
+        params: &[Param::new("values", NUMBER).variadic(), Param::constant("equation", STRING)],
+        infer: |args| Ok(vec![einsum_type(args)?.into()]),
+        eval: Eval::By(einsum_eval),
+        vjp: Some(einsum_vjp),
     },
 ];
 
-/// The geometry of a convolution.
-struct Conv {
-    ty: TensorType,
-    strides: Vec<usize>,
-    dilations: Vec<usize>,
-    /// Rows of padding before each spatial axis.
-    before: Vec<usize>,
-    groups: usize,
-}
-
-impl Conv {
-    fn of(args: &Args<'_>) -> OpResult<Conv> {
-        let (x, w) = (args.ty("x")?, args.ty("weight")?);
-        let rank = x.shape.len();
-        if !(3..=5).contains(&rank) || w.shape.len() != rank {
-            return Err(OpError::arg(
-                "weight",
-                format!("has shape {}, `x` {}: expected both of the same rank, 3 to 5", show(w), show(x)),
-            ));
-        }
-        let n = rank - 2;
-        let groups = positive("groups", args.int("groups")?)?;
-        let (channels, inner) = (x.shape[1], w.shape[1]);
-        if let (Dim::Fixed(c), Dim::Fixed(i)) = (channels, inner)
-            && i.checked_mul(groups as u64) != Some(c)
-        {
-            let expected = if c % groups as u64 == 0 { (c / groups as u64).to_string() } else { "?".into() };
-            let tail: String = w.shape[2..].iter().map(|d| format!(", {d}")).collect();
-            return Err(OpError::arg(
-                "weight",
-                format!(
-                    "has shape {}, expected [*, {expected}{tail}] to match input `x` {} in {groups} groups",
-                    show(w),
-                    show(x)
-                ),
-            ));
-        }
-        if let Dim::Fixed(o) = w.shape[0]
-            && o % groups as u64 != 0
-        {
-            return Err(OpError::arg(
-                "weight",
-                format!("has {o} output channels, which {groups} groups do not divide"),
-            ));
-        }
-        if args.has("bias") {
-            let bias = args.ty("bias")?;
-            if bias.shape != [w.shape[0]] {
-                return Err(OpError::arg("bias", format!("has shape {}, expected [{}]", show(bias), w.shape[0])));
-            }
-        }
-        let strides = sizes(args, "strides", n)?;
-        let dilations = sizes(args, "dilations", n)?;
-        let pad_type = args.str("pad_type")?;
-        let pad = args.ints("pad")?.unwrap_or_default();
-        let mut shape = vec![x.shape[0], w.shape[0]];
-        let mut before = Vec::with_capacity(n);
-        for i in 0..n {
-            let (Dim::Fixed(d), Dim::Fixed(k)) = (x.shape[2 + i], w.shape[2 + i]) else {
-                shape.push(Dim::Any);
-                before.push(0);
-                continue;
-            };
-            let (stride, dilation) = (strides[i] as u64, dilations[i] as u64);
-            let too_large = || OpError::arg("x", format!("has shape {}, which padding makes too large", show(x)));
-            let window =
-                k.checked_sub(1).and_then(|k| k.checked_mul(dilation)?.checked_add(1)).ok_or_else(too_large)?;
-            let (lo, hi) = match pad_type {
-                "valid" => (0, 0),
-                "custom" => {
-                    let side = |j: usize| pad.get(j).and_then(|&p| u64::try_from(p).ok());
-                    side(2 * i).zip(side(2 * i + 1)).ok_or_else(|| {
-                        OpError::arg("pad", format!("is {pad:?}, expected {} sizes that are not negative", 2 * n))
-                    })?
-                }
-                "same" | "same_lower" => {
-                    let total =
-                        ((d.div_ceil(stride)).saturating_sub(1) * stride).saturating_add(window).saturating_sub(d);
-                    // The odd element comes last for `same`, first for `same_lower`.
-                    let less = total / 2;
-                    if pad_type == "same" { (less, total - less) } else { (total - less, less) }
-                }
-                other => {
-                    let message = format!("is `{other}`, expected valid, same, same_lower or custom");
-                    return Err(OpError::arg("pad_type", message));
-                }
-            };
-            let padded = d.checked_add(lo).and_then(|d| d.checked_add(hi)).ok_or_else(too_large)?;
-            let room = padded.checked_sub(window).ok_or_else(|| {
-                OpError::arg(
-                    "x",
-                    format!("has {padded} padded elements on axis {}, fewer than the window of {window}", 2 + i),
-                )
-            })?;
-            shape.push(Dim::Fixed(room / stride + 1));
-            before.push(lo as usize);
-        }
-        Ok(Conv { ty: TensorType { dtype: x.dtype, shape }, strides, dilations, before, groups })
-    }
-}
-
 fn show(t: &TensorType) -> String {
     super::elementwise::show(&t.shape)
-}
-
-fn positive(name: &'static str, x: i64) -> OpResult<usize> {
-    usize::try_from(x)
-        .ok()
-        .filter(|&x| x > 0)
-        .ok_or_else(|| OpError::arg(name, format!("is {x}, expected 1 or more")))
-}
-
-/// A positive size for each of `n` spatial axes.
-fn sizes(args: &Args<'_>, name: &'static str, n: usize) -> OpResult<Vec<usize>> {
-    let given = args.ints(name)?.unwrap_or_else(|| vec![1; n]);
-    if given.len() != n {
-        return Err(OpError::arg(name, format!("has {} sizes, expected {n}", given.len())));
-    }
-    given.into_iter().map(|s| positive(name, s)).collect()
-}
-
-/// `y[n, o, p] = bias[o] + sum over i, k of weight[o, i, k] x[n, g(o) I + i, p stride + k dilation - before]`,
-/// in the order channels, then kernel positions.
-fn conv_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
-    let (x, w) = (args.tensor("x")?, args.tensor("weight")?);
-    let conv = Conv::of(args)?;
-    let out_shape = conv.ty.fixed_shape().unwrap_or_default();
-    let (xs, ws) = (x.floats().unwrap_or_default(), w.floats().unwrap_or_default());
-    let bias = args.optional("bias").map(|b| b.to_f64s());
-    let (n_out, per_group) = (out_shape[1], w.shape()[1]);
-    let (spatial_x, spatial_w, spatial_y) = (&x.shape()[2..], &w.shape()[2..], &out_shape[2..]);
-    let (size_x, size_w): (usize, usize) = (spatial_x.iter().product(), spatial_w.iter().product());
-    let mut out = Vec::with_capacity(out_shape.iter().product());
-    for batch in 0..out_shape[0] {
-        for o in 0..n_out {
-            let first = o / (n_out / conv.groups) * per_group;
-            for p in coordinates(spatial_y) {
-                let mut sum = bias.as_ref().map_or(0.0, |b| b[o]);
-                for i in 0..per_group {
-                    for (k_at, k) in coordinates(spatial_w).enumerate() {
-                        if let Some(at) = conv.input_at(spatial_x, &p, &k) {
-                            sum += ws[(o * per_group + i) * size_w + k_at]
-                                * xs[(batch * x.shape()[1] + first + i) * size_x + at];
-                        }
-                    }
-                }
-                out.push(sum);
-            }
-        }
-    }
-    Ok(vec![Tensor::float(x.dtype(), &out_shape, out).into()])
-}
-
-impl Conv {
-    /// The offset in a channel of the element under kernel position `k` for output `p`; `None` in the padding.
-    fn input_at(&self, spatial: &[usize], p: &[usize], k: &[usize]) -> Option<usize> {
-        let mut at = 0;
-        for (i, &d) in spatial.iter().enumerate() {
-            let c = (p[i] * self.strides[i] + k[i] * self.dilations[i]).checked_sub(self.before[i])?;
-            if c >= d {
-                return None;
-            }
-            at = at * d + c;
-        }
-        Some(at)
-    }
-}
-
-/// All coordinates of a shape, in row-major order.
-fn coordinates(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> + '_ {
-    (0..shape.iter().product()).map(move |mut i: usize| {
-        let mut c = vec![0; shape.len()];
-        for (c, &d) in c.iter_mut().zip(shape).rev() {
-            *c = i % d;
-            i /= d;
-        }
-        c
-    })
-}
-
-/// Of the 1x1 convolution `y = W x`: `dx = W^T dy`, `dW = dy x^T` summed over the batch.
-fn conv_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (x, w, dy) = (v.arg("x")?, v.arg("weight")?, v.dy()?);
-    let (xs, ws, ys) = (v.b.shape(x)?, v.b.shape(w)?, v.b.shape(dy)?);
-    let pointwise = ws[2..].iter().all(|&k| k == 1)
-        && xs[2..] == ys[2..]
-        && v.optional("strides").is_none_or(|_| v.ints("strides").is_ok_and(|s| s.iter().all(|&s| s == 1)))
-        && v.ints("groups")? == [1];
-    if !pointwise {
-        return Err(OpError::new("has a gradient only for 1x1 kernels without strides, padding and groups"));
-    }
-    if v.wants("x") {
-        let mut perm: Vec<i32> = (0..ws.len() as i32).collect();
-        perm.swap(0, 1);
-        let wt = v.b.transpose(w, &perm)?;
-        let dx = v.b.pointwise(dy, wt)?;
-        v.give("x", dx)?;
-    }
-    if v.wants("weight") {
-        let size: usize = xs[2..].iter().product();
-        let dy_rows = v.b.reshape(dy, &[xs[0], ys[1], size])?;
-        let x_rows = v.b.reshape(x, &[xs[0], xs[1], size])?;
-        let per_item = v.b.matmul(dy_rows, x_rows, false, true)?;
-        let summed = if xs[0] == 1 { per_item } else { v.b.reduce_sum(per_item, &[0], false)? };
-        let dw = v.b.reshape(summed, &ws)?;
-        v.give("weight", dw)?;
-    }
-    if v.optional("bias").is_some_and(|b| v.wants_value(b)) {
-        let axes: Vec<i32> = (0..ys.len() as i32).filter(|&a| a != 1).collect();
-        let db = v.b.reduce_sum(dy, &axes, false)?;
-        v.give("bias", db)?;
-    }
-    Ok(())
 }
 
 /// Rows and columns of the last two axes, as the flags say.
 fn rows_and_columns(shape: &[Dim], transposed: bool) -> (Dim, Dim) {
     let (a, b) = (shape[shape.len() - 2], shape[shape.len() - 1]);
     if transposed { (b, a) } else { (a, b) }
+}
+
+/// The element type of a product: both sides', or where they differ that of the one that is no constant.
+fn matmul_dtype(args: &Args<'_>) -> OpResult<DType> {
+    let (x, y) = (args.bound("x")?, args.bound("y")?);
+    let (tx, ty) = (args.dtype("x")?, args.dtype("y")?);
+    match (x.constant, y.constant) {
+        _ if tx == ty => Ok(tx),
+        (false, true) => Ok(tx),
+        (true, false) => Ok(ty),
+        _ => Err(OpError::arg(
+            "y",
+            format!("has {ty} elements, `x` {tx}: they may differ only if one is a constant"),
+        )),
+    }
 }
 
 fn matmul_type(args: &Args<'_>) -> OpResult<TensorType> {
@@ -288,7 +113,7 @@ fn matmul_type(args: &Args<'_>) -> OpResult<TensorType> {
     if y.shape.len() > 1 {
         shape.push(n);
     }
-    Ok(TensorType { dtype: x.dtype, shape })
+    Ok(TensorType { dtype: matmul_dtype(args)?, shape })
 }
 
 /// `z[.., i, j] = sum over k of x[.., i, k] y[.., k, j]`, in the order of `k`.
@@ -324,30 +149,198 @@ fn matmul_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
             }
         }
     }
-    Ok(vec![
-        match x.dtype().is_float() {
-            true => Tensor::float(x.dtype(), &out_shape, out),
-            false => Tensor::int(x.dtype(), &out_shape, out.into_iter().map(|x| x as i64).collect()),
-        }
-        .into(),
-    ])
+    Ok(vec![numbers(matmul_dtype(args)?, &out_shape, out).into()])
+}
+
+fn numbers(dtype: DType, shape: &[usize], elements: Vec<f64>) -> Tensor {
+    match dtype.is_float() {
+        true => Tensor::float(dtype, shape, elements),
+        false => Tensor::int(dtype, shape, elements.into_iter().map(|x| x as i64).collect()),
+    }
 }
 
 /// With `z = op(x) op(y)`: `d op(x) = dz op(y)^T`, `d op(y) = op(x)^T dz`, transposed back where `op` transposes.
+/// A vector is a matrix of one row on the left, of one column on the right.
 fn matmul_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
-    let (x, y, dz) = (v.arg("x")?, v.arg("y")?, v.dy()?);
-    if v.b.shape(x)?.len() < 2 || v.b.shape(y)?.len() < 2 {
-        return Err(OpError::new("has a gradient only for operands of rank 2 or more"));
+    let (mut x, mut y, mut dz) = (v.arg("x")?, v.arg("y")?, v.dy()?);
+    let dtype = v.b.tensor_ty(dz)?.dtype;
+    for side in [&mut x, &mut y] {
+        if v.b.tensor_ty(*side)?.dtype != dtype {
+            *side = v.b.cast(*side, dtype)?;
+        }
     }
+    let (xs, ys) = (v.b.shape(x)?, v.b.shape(y)?);
     let flag = |v: &Vjp<'_>, name| Ok::<bool, OpError>(v.ints(name)? == [1]);
-    let (tx, ty) = (flag(v, "transpose_x")?, flag(v, "transpose_y")?);
+    let tx = flag(v, "transpose_x")? && xs.len() > 1;
+    let ty = flag(v, "transpose_y")? && ys.len() > 1;
+    let mut zs = v.b.shape(dz)?;
+    if let [d] = ys[..] {
+        y = v.b.reshape(y, &[d, 1])?;
+        zs.push(1);
+    }
+    if let [d] = xs[..] {
+        x = v.b.reshape(x, &[1, d])?;
+        zs.insert(zs.len() - 1, 1);
+    }
+    if zs.len() != v.b.shape(dz)?.len() {
+        dz = v.b.reshape(dz, &zs)?;
+    }
     if v.wants("x") {
         let dx = if tx { v.b.matmul(y, dz, ty, true)? } else { v.b.matmul(dz, y, false, !ty)? };
-        v.give_reduced("x", dx)?;
+        give_matrix(v, "x", dx, xs.len() == 1)?;
     }
     if v.wants("y") {
         let dy = if ty { v.b.matmul(dz, x, true, tx)? } else { v.b.matmul(x, dz, !tx, false)? };
-        v.give_reduced("y", dy)?;
+        give_matrix(v, "y", dy, ys.len() == 1)?;
     }
     Ok(())
+}
+
+/// Gives the gradient of an argument that went in as a matrix; if it is a vector, the axis that made it one is taken
+/// out first.
+fn give_matrix(v: &mut Vjp<'_>, name: &'static str, gradient: builder::Value, is_vector: bool) -> OpResult<()> {
+    if !is_vector {
+        return v.give_reduced(name, gradient);
+    }
+    let mut shape = v.b.shape(gradient)?;
+    let at = shape.len() - if name == "x" { 2 } else { 1 };
+    shape.remove(at);
+    let gradient = v.b.reshape(gradient, &shape)?;
+    v.give_reduced(name, gradient)
+}
+
+fn linear_type(args: &Args<'_>) -> OpResult<TensorType> {
+    let (x, w) = (args.ty("x")?, args.ty("weight")?);
+    let (Some((&columns, rows)), [d_out, d_in]) = (x.shape.split_last(), &w.shape[..]) else {
+        let message = format!("has shape {}, `x` {}: expected [*, columns of x]", show(w), show(x));
+        return Err(OpError::arg("weight", message));
+    };
+    let agree = |a: Dim, b: Dim| a == b || a == Dim::Any || b == Dim::Any;
+    if !agree(columns, *d_in) {
+        let message = format!("has shape {}, expected [*, {columns}] to match input `x` {}", show(w), show(x));
+        return Err(OpError::arg("weight", message));
+    }
+    if args.has("bias") {
+        let bias = args.ty("bias")?;
+        if bias.shape.len() != 1 || !agree(bias.shape[0], *d_out) {
+            return Err(OpError::arg("bias", format!("has shape {}, expected [{d_out}]", show(bias))));
+        }
+    }
+    Ok(TensorType { dtype: x.dtype, shape: [rows, &[*d_out]].concat() })
+}
+
+/// `y[.., o] = bias[o] + sum over i of x[.., i] weight[o, i]`, in the order of `i`.
+fn linear_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
+    let (x, w) = (args.tensor("x")?, args.tensor("weight")?);
+    let shape = linear_type(args)?.fixed_shape().unwrap_or_default();
+    let (n_out, n_in) = (w.shape()[0], w.shape()[1]);
+    let (xs, ws, bias) = (x.to_f64s(), w.to_f64s(), args.optional("bias").map(Tensor::to_f64s));
+    let element = |at: usize| {
+        let (row, o) = (at / n_out, at % n_out);
+        let product = |i: usize| xs[row * n_in + i] * ws[o * n_in + i];
+        bias.as_ref().map_or(0.0, |b| b[o]) + (0..n_in).map(product).sum::<f64>()
+    };
+    Ok(vec![numbers(x.dtype(), &shape, (0..shape.iter().product()).map(element).collect()).into()])
+}
+
+/// `dx = dy W`, `dW = dy^T x` and `db = dy` summed over all rows.
+fn linear_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
+    let (x, dy) = (v.arg("x")?, v.dy()?);
+    let w = v.arg_like("weight", x)?;
+    let (ys, ws) = (v.b.shape(dy)?, v.b.shape(w)?);
+    let rows: usize = ys[..ys.len() - 1].iter().product();
+    let flat = v.b.reshape(dy, &[rows, ws[0]])?;
+    if v.wants("x") {
+        let dx = v.b.matmul(flat, w, false, false)?;
+        let shape = v.b.shape(x)?;
+        let dx = v.b.reshape(dx, &shape)?;
+        v.give("x", dx)?;
+    }
+    if v.wants("weight") {
+        let x = v.b.reshape(x, &[rows, ws[1]])?;
+        let dw = v.b.matmul(flat, x, true, false)?;
+        v.give("weight", dw)?;
+    }
+    if v.wants("bias") {
+        let db = v.b.reduce_sum(flat, &[0], false)?;
+        v.give("bias", db)?;
+    }
+    Ok(())
+}
+
+/// `bchw, bwhu -> bchu` for two tensors of rank 4, without `b` for two of rank 3: a product of matrices over the axes
+/// before and behind `h`, for each `b` and `h`. Sizes of 1 of `b` and `h` are broadcast.
+fn einsum_type(args: &Args<'_>) -> OpResult<TensorType> {
+    let equation = args.str("equation")?;
+    if !matches!(&letters(equation)[..], [x, y, z] if is_product(x, y, z)) {
+        let message = format!("is `{equation}`, expected the like of nchw,nwhu->nchu or chw,whr->chr");
+        return Err(OpError::arg("equation", message));
+    }
+    let values = args.many("values");
+    let types: Vec<&TensorType> = values.iter().filter_map(|b| b.ty.as_tensor()).collect();
+    let rank = letters(equation)[0].len();
+    let [x, y] = types[..] else { return Err(OpError::arg("values", "must be two tensors")) };
+    if x.shape.len() != rank || y.shape.len() != rank {
+        let message = format!("have shapes {} and {}, expected rank {rank} for `{equation}`", show(x), show(y));
+        return Err(OpError::arg("values", message));
+    }
+    let (xs, ys) = (&x.shape[rank - 3..], &y.shape[rank - 3..]);
+    if xs[2] != ys[0] && xs[2] != Dim::Any && ys[0] != Dim::Any {
+        let message = format!("have shapes {} and {}: {} columns meet {} rows", show(x), show(y), xs[2], ys[0]);
+        return Err(OpError::arg("values", message));
+    }
+    let batch = super::elementwise::broadcast_dims(&x.shape[..rank - 3], &y.shape[..rank - 3])?;
+    let h = super::elementwise::broadcast_dims(&xs[1..2], &ys[1..2])?;
+    let shape = [&batch[..], &[xs[0]], &h, &[ys[2]]].concat();
+    Ok(TensorType { dtype: x.dtype, shape })
+}
+
+/// The letters of each operand and of the result.
+fn letters(equation: &str) -> Vec<Vec<char>> {
+    let equation = equation.replace(' ', "");
+    let Some((operands, result)) = equation.split_once("->") else { return Vec::new() };
+    operands.split(',').chain([result]).map(|s| s.chars().collect()).collect()
+}
+
+fn is_product(x: &[char], y: &[char], z: &[char]) -> bool {
+    let mut all: Vec<char> = x.iter().chain(y).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    match (x, y, z) {
+        (&[n, c, h, w], &[n2, w2, h2, u], &[n3, c3, h3, u3]) => {
+            all.len() == 5 && [n2, n3, w2, h2, c3, h3, u3] == [n, n, w, h, c, h, u]
+        }
+        (&[c, h, w], &[w2, h2, u], &[c3, h3, u3]) => all.len() == 4 && [w2, h2, c3, h3, u3] == [w, h, c, h, u],
+        _ => false,
+    }
+}
+
+/// `z[b, c, h, u] = sum over w of x[b, c, h, w] y[b, w, h, u]`, in the order of `w`.
+fn einsum_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
+    let out = einsum_type(args)?.fixed_shape().unwrap_or_default();
+    let values = args.many("values");
+    let operands: Vec<&Tensor> = values.iter().filter_map(|b| b.tensor()).collect();
+    let with_batch = |s: &[usize]| [&vec![1; 4 - s.len()], s].concat();
+    let (xs, ys) = (with_batch(operands[0].shape()), with_batch(operands[1].shape()));
+    let (x, y) = (operands[0].to_f64s(), operands[1].to_f64s());
+    let at =
+        |s: &[usize], c: [usize; 4]| s.iter().zip(c).fold(0, |at, (&d, c)| at * d + if d == 1 { 0 } else { c });
+    let element = |c: Vec<usize>| -> f64 {
+        let product = |w: usize| x[at(&xs, [c[0], c[1], c[2], w])] * y[at(&ys, [c[0], w, c[2], c[3]])];
+        (0..xs[3]).map(product).sum()
+    };
+    let z = coordinates(&with_batch(&out)).map(element).collect();
+    Ok(vec![numbers(operands[0].dtype(), &out, z).into()])
+}
+
+/// Through the product of matrices that it is, `h` before the others.
+fn einsum_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
+    let values = v.many("values");
+    let perm: &[i32] = if v.b.shape(values[0])?.len() == 4 { &[0, 2, 1, 3] } else { &[1, 0, 2] };
+    v.through(|v| {
+        let x = v.b.transpose(values[0], perm)?;
+        let y = v.b.transpose(values[1], perm)?;
+        let z = v.b.matmul(x, y, false, false)?;
+        Ok(vec![v.b.transpose(z, perm)?])
+    })
 }

@@ -95,7 +95,7 @@ pub(super) const OPS: &[OpDef] = &[
 ];
 
 /// A size that is not negative.
-fn dim(name: &'static str, d: i64) -> OpResult<Dim> {
+pub(super) fn dim(name: &'static str, d: i64) -> OpResult<Dim> {
     u64::try_from(d).map(Dim::Fixed).map_err(|_| OpError::arg(name, format!("has size {d}, expected 0 or more")))
 }
 
@@ -106,7 +106,7 @@ pub(super) fn broadcast_shapes(x: &[usize], y: &[usize]) -> OpResult<Vec<usize>>
 }
 
 /// How far apart neighbours along each axis lie.
-fn strides(shape: &[usize]) -> Vec<usize> {
+pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut out = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {
         out[i - 1] = out[i] * shape[i];
@@ -115,7 +115,7 @@ fn strides(shape: &[usize]) -> Vec<usize> {
 }
 
 /// The sum over the axes of `shape` of `f(axis, coordinate)`, for its `i`-th element.
-fn walk(shape: &[usize], mut i: usize, f: impl Fn(usize, usize) -> usize) -> usize {
+pub(super) fn walk(shape: &[usize], mut i: usize, f: impl Fn(usize, usize) -> usize) -> usize {
     let mut at = 0;
     for (axis, &d) in shape.iter().enumerate().rev() {
         at += f(axis, i % d);
@@ -331,7 +331,7 @@ fn concat_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
 }
 
 /// The elements of tensors of one type, end to end.
-fn joined(parts: &[&Tensor]) -> Tensor {
+pub(super) fn joined(parts: &[&Tensor]) -> Tensor {
     let n = [parts.iter().map(|t| t.len()).sum()];
     let dtype = parts[0].dtype();
     if dtype.is_float() {

@@ -1,0 +1,170 @@
+//! What a run did: counters that survive restarts, and the report made of them.
+
+use crate::config::{Io, Strategy};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Counters of a run, over all its processes. Times are seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// Wall time of training, from the trainer's making to now.
+    pub wall_s: f64,
+    /// Time in the device's kernels, copies to and from it included.
+    pub device_s: f64,
+    /// Time in the host's part of steps.
+    pub host_s: f64,
+    /// Time spent compiling, on whichever thread.
+    pub compile_busy_s: f64,
+    /// Time training stood still for a compile: what overlap did not hide.
+    pub compile_wait_s: f64,
+    /// Compiles.
+    pub n_compiles: u64,
+    /// Device calls that failed and were repeated.
+    pub n_retries: u64,
+    /// Background compiles that failed and were made up for in the foreground.
+    pub n_background_failures: u64,
+    /// Changes from fp32 to fp16 inputs and outputs because the device refused fp32.
+    pub n_io_fallbacks: u64,
+    /// Steps and updates left out because numbers were not finite.
+    pub n_skipped: u64,
+    /// The steps at which the process was replaced by a new one.
+    pub restarted_at: Vec<u64>,
+    /// The steps at which a checkpoint was resumed, restarts included.
+    pub resumed_at: Vec<u64>,
+}
+
+/// The final weights on the first batch, computed on the host in f32.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// The loss.
+    pub loss: f32,
+    /// The first elements of the prediction.
+    pub prediction: Vec<f32>,
+    /// The first elements of the target.
+    pub target: Vec<f32>,
+}
+
+/// A run in figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The device that ran it.
+    pub device: String,
+    /// How kernels got new weights.
+    pub strategy: Strategy,
+    /// Whether compiles overlapped training.
+    pub overlap: bool,
+    /// The element type of the programs' inputs and outputs.
+    pub io: Io,
+    /// The arithmetic of the device.
+    pub arithmetic: String,
+    /// Steps done.
+    pub steps: u64,
+    /// Updates done.
+    pub updates: u64,
+    /// Steps an update.
+    pub accumulate: u64,
+    /// Whether the loss fell below the threshold.
+    pub converged: bool,
+    /// The loss of the last step, before its update.
+    pub last_loss: Option<f32>,
+    /// The counters.
+    pub stats: Stats,
+    /// Floating-point operations of a step in matrix products on the device.
+    pub device_flops_per_step: u64,
+    /// The same on the host.
+    pub host_flops_per_step: u64,
+    /// Elements of all parameters.
+    pub n_params: usize,
+    /// What the final weights do.
+    pub evaluation: Evaluation,
+}
+
+impl Report {
+    /// Wall time that was neither training nor waiting for a compile, in seconds.
+    pub fn overhead_s(&self) -> f64 {
+        let s = &self.stats;
+        (s.wall_s - s.device_s - s.host_s - s.compile_wait_s).max(0.0)
+    }
+}
+
+/// `part / whole`, or 0 where there is no whole.
+fn ratio(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = &self.stats;
+        let steps = self.steps as f64;
+        let ms = |seconds: f64| seconds * 1e3;
+        let time = |f: &mut fmt::Formatter<'_>, what: &str, seconds: f64| {
+            writeln!(f, "  {what:<22}{:>10.1} ms  {:>5.1} %", ms(seconds), 100.0 * ratio(seconds, s.wall_s))
+        };
+        let rate = |flops: u64, seconds: f64| ratio(flops as f64 * steps, seconds) / 1e9;
+        writeln!(f, "Device                  {}", self.device)?;
+        let overlap = if self.overlap { ", compiles overlap training" } else { "" };
+        writeln!(f, "Weights                 {:?}{overlap}", self.strategy)?;
+        writeln!(f, "Program inputs, outputs {:?}", self.io)?;
+        writeln!(f, "Arithmetic              {}", self.arithmetic)?;
+        writeln!(f, "Parameters              {}", self.n_params)?;
+        writeln!(f)?;
+        writeln!(f, "Steps                   {}", self.steps)?;
+        writeln!(f, "Updates                 {} ({} steps each)", self.updates, self.accumulate)?;
+        writeln!(f, "Compiles                {}", s.n_compiles)?;
+        if !s.restarted_at.is_empty() {
+            writeln!(f, "Restarts                {} (at steps {})", s.restarted_at.len(), join(&s.restarted_at))?;
+        }
+        for (n, what) in [
+            (s.n_io_fallbacks, "fallback from fp32 to fp16 inputs and outputs"),
+            (s.n_retries, "device calls repeated after a failure"),
+            (s.n_background_failures, "background compiles made up for"),
+            (s.n_skipped, "steps or updates left out: not finite"),
+        ] {
+            if n > 0 {
+                writeln!(f, "Recovered               {n} {what}")?;
+            }
+        }
+        writeln!(f)?;
+        writeln!(f, "Wall time             {:>12.1} ms", ms(s.wall_s))?;
+        time(f, "device", s.device_s)?;
+        time(f, "host", s.host_s)?;
+        time(f, "waiting for compiles", s.compile_wait_s)?;
+        time(f, "everything else", self.overhead_s())?;
+        writeln!(
+            f,
+            "Compiling             {:>12.1} ms, of which {:.1} ms behind training",
+            ms(s.compile_busy_s),
+            ms((s.compile_busy_s - s.compile_wait_s).max(0.0))
+        )?;
+        writeln!(f, "A step                {:>12.1} us", ratio((s.device_s + s.host_s) * 1e6, steps))?;
+        writeln!(
+            f,
+            "Device products       {:>12.2} GFLOP/s ({} FLOP a step)",
+            rate(self.device_flops_per_step, s.device_s),
+            self.device_flops_per_step
+        )?;
+        writeln!(
+            f,
+            "Host products         {:>12.2} GFLOP/s ({} FLOP a step)",
+            rate(self.host_flops_per_step, s.host_s),
+            self.host_flops_per_step
+        )?;
+        writeln!(f)?;
+        match self.last_loss {
+            Some(loss) => writeln!(f, "Loss of the last step   {loss:.9}")?,
+            None => writeln!(f, "Loss of the last step   none")?,
+        }
+        writeln!(f, "Final weights, computed on the host in f32: loss {:.9}", self.evaluation.loss)?;
+        writeln!(f, "  prediction {}", numbers(&self.evaluation.prediction))?;
+        write!(f, "  target     {}", numbers(&self.evaluation.target))
+    }
+}
+
+fn join(numbers: &[u64]) -> String {
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn numbers(xs: &[f32]) -> String {
+    xs.iter().map(|x| format!("{x:>8.4}")).collect()
+}

@@ -1,0 +1,84 @@
+//! What one sees of a run while it goes: a bar on a terminal, lines elsewhere, nothing if asked for quiet.
+//!
+//! All of it goes to standard error, so that standard output has the report alone.
+
+use anemone::train::StepReport;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+/// How often the bar is drawn; drawing oftener would take longer than a step.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// Lines a run prints where there is no terminal.
+const N_LINES: u64 = 20;
+
+pub(crate) struct Progress {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    n_steps: u64,
+    drawn: Instant,
+}
+
+impl Progress {
+    pub(crate) fn new(quiet: bool) -> Progress {
+        Progress { quiet, bar: None, n_steps: 0, drawn: Instant::now() }
+    }
+
+    /// Begins to count steps, from `step` to `n_steps`.
+    pub(crate) fn begin(&mut self, step: u64, n_steps: u64) {
+        self.n_steps = n_steps;
+        if self.quiet || !stderr().is_terminal() {
+            return;
+        }
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps  {msg}  {eta} left");
+        let bar = ProgressBar::new(n_steps);
+        // The template is a constant.
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_position(step);
+        bar.reset_eta();
+        self.bar = Some(bar);
+    }
+
+    pub(crate) fn step(&mut self, step: &StepReport) {
+        if self.quiet {
+            return;
+        }
+        let done = step.step + 1;
+        if let Some(bar) = &self.bar {
+            if self.drawn.elapsed() >= REDRAW || done == self.n_steps {
+                bar.set_message(format!("loss {:.6}  {} compiles", step.loss, step.compiles));
+                bar.set_position(done);
+                self.drawn = Instant::now();
+            }
+        } else if step.step % (self.n_steps / N_LINES).max(1) == 0 || done == self.n_steps {
+            let us = step.device_us + step.host_us;
+            eprintln!("step {:<7} loss {:<12.9} {us:>8.1} us  {} compiles", step.step, step.loss, step.compiles);
+        }
+    }
+
+    /// A line for whoever watches.
+    pub(crate) fn say(&mut self, line: &str) {
+        if !self.quiet {
+            match &self.bar {
+                Some(bar) => bar.println(line),
+                None => eprintln!("{line}"),
+            }
+        }
+    }
+
+    /// A line that quiet does not suppress.
+    pub(crate) fn warn(&mut self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(format!("warning: {line}")),
+            None => eprintln!("warning: {line}"),
+        }
+    }
+
+    /// Leaves the terminal as it was.
+    pub(crate) fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! `anemone train`: trains a preset or a configuration in a run folder, and replaces its own process by a new one
+//! when the device's budget of compiles is spent.
+
+use crate::progress::Progress;
+use crate::run_dir::RunDir;
+use crate::{Outcome, args};
+use anemone::checkpoint::Checkpoint;
+use anemone::config::{Config, PRESETS, Strategy};
+use anemone::file::write_atomically;
+use anemone::metrics::MetricsLog;
+use anemone::train::Event;
+use anemone::weights_file::save_safetensors;
+use anemone::{Trainer, device};
+use anyhow::{Context, anyhow, bail};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The preset that is trained where none is named.
+const DEFAULT_PRESET: &str = "tiny";
+
+/// Set by the first Ctrl-C; the second ends the process at once.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let name = run_name(args)?;
+    let dir = RunDir::open(args.run_dir.as_deref(), &name, args.resume)?;
+    let config = configuration(args, &dir)?;
+    let progress = Progress::new(args.quiet);
+    let mut run = Run::start(config, dir, progress)?;
+    // Without a handler, Ctrl-C ends the process; the last checkpoint is there all the same.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    match run.train()? {
+        Ended::Finished => run.finish(args.json, out),
+        Ended::Restart => Err(replace_process(&run.dir)),
+        Ended::Interrupted => {
+            bail!(
+                "interrupted at step {}; go on with `anemone train --resume --run-dir {}`",
+                run.trainer.n_steps(),
+                run.dir
+            )
+        }
+    }
+}
+
+/// The name of the run: its preset, or its configuration file without the ending.
+fn run_name(args: &args::Train) -> anyhow::Result<String> {
+    let what = args.what.as_deref().unwrap_or(DEFAULT_PRESET);
+    let stem = Path::new(what).file_stem().and_then(|s| s.to_str());
+    Ok(stem.ok_or_else(|| anyhow!("`{what}` is no name of a preset or file"))?.to_string())
+}
+
+/// The preset, file or, when a run is resumed, the run's own configuration, with the flags on top.
+fn configuration(args: &args::Train, dir: &RunDir) -> anyhow::Result<Config> {
+    let own = dir.config();
+    let mut config = match &args.what {
+        None if own.exists() => read_config(&own)?,
+        None => preset(DEFAULT_PRESET)?,
+        Some(what) if what.ends_with(".toml") => read_config(Path::new(what))?,
+        Some(what) => preset(what)?,
+    };
+    let weights = &mut config.weights;
+    if let Some(strategy) = args.weights {
+        weights.strategy = strategy;
+    }
+    if args.overlap || args.no_overlap {
+        if args.overlap && weights.strategy == Strategy::Operand {
+            bail!("`--overlap` is for `--weights baked`: operand weights need no compiles to overlap");
+        }
+        weights.overlap = args.overlap;
+    }
+    if let Some(budget) = args.compile_budget {
+        weights.compile_budget = budget;
+    }
+    if let Some(steps) = args.steps {
+        config.train.steps = steps;
+    }
+    if let Some(lr) = args.lr {
+        config.train.lr = lr;
+    }
+    if let Some(every) = args.checkpoint_every {
+        config.checkpoint.every = every;
+    }
+    if let Some(select) = args.device {
+        config.device.select = select;
+    }
+    if let Some(chip) = args.chip {
+        config.device.chip = chip.as_str().into();
+    }
+    if let Some(faults) = &args.inject {
+        config.device.inject = faults.to_string();
+    }
+    config.check()?;
+    Ok(config)
+}
+
+fn preset(name: &str) -> anyhow::Result<Config> {
+    Config::preset(name).ok_or_else(|| {
+        anyhow!("there is no preset `{name}`, expected {} or the path of a .toml file", PRESETS.join(", "))
+    })
+}
+
+fn read_config(path: &Path) -> anyhow::Result<Config> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read `{}`", path.display()))?;
+    Config::from_toml(&text).with_context(|| format!("configuration `{}`", path.display()))
+}
+
+/// A run under way.
+struct Run {
+    dir: RunDir,
+    config: Config,
+    trainer: Trainer,
+    metrics: MetricsLog,
+    progress: Progress,
+    saved_at: u64,
+}
+
+/// Why training stopped.
+enum Ended {
+    Finished,
+    Restart,
+    Interrupted,
+}
+
+impl Run {
+    /// Opens the device, and resumes the run where there is something to resume.
+    fn start(config: Config, dir: RunDir, mut progress: Progress) -> anyhow::Result<Run> {
+        let device = device::open(&config.device.options()?)?;
+        progress.say(&format!("run folder {dir}"));
+        progress.say(&format!("device     {}", device.name()));
+        let mut trainer = Trainer::new(&config, device)?;
+        let checkpoint = dir.checkpoint();
+        let metrics = if checkpoint.exists() {
+            let loaded = Checkpoint::load(&checkpoint)?;
+            trainer.resume(&loaded).with_context(|| format!("resume `{}`", checkpoint.display()))?;
+            progress.say(&format!("resumed at step {}", trainer.n_steps()));
+            let resumed = MetricsLog::resume(&dir.metrics(), trainer.n_steps())?;
+            for gap in &resumed.missing {
+                progress.warn(&format!(
+                    "metrics.jsonl lacks steps {} to {}",
+                    gap.start,
+                    gap.end.saturating_sub(1)
+                ));
+            }
+            resumed.log
+        } else {
+            if dir.is_resumed() {
+                progress.say("nothing to resume: no checkpoint yet, starting at the beginning");
+            }
+            MetricsLog::create(&dir.metrics())?
+        };
+        write_atomically(&dir.config(), config.to_toml().as_bytes())?;
+        if trainer.io_fell_back() {
+            progress.warn("the device refuses fp32 inputs and outputs; going on with fp16, converted on the host");
+        }
+        progress.begin(trainer.n_steps(), config.train.steps);
+        let saved_at = trainer.n_steps();
+        Ok(Run { dir, config, trainer, metrics, progress, saved_at })
+    }
+
+    fn train(&mut self) -> anyhow::Result<Ended> {
+        loop {
+            match self.trainer.step() {
+                Ok(Event::Step(step)) => {
+                    self.metrics.append(&step)?;
+                    self.progress.step(&step);
+                    if self.trainer.at_boundary() {
+                        if INTERRUPTED.load(Ordering::Relaxed) {
+                            self.save()?;
+                            return Ok(Ended::Interrupted);
+                        }
+                        let every = self.config.checkpoint.every;
+                        if every > 0 && self.trainer.n_steps() - self.saved_at >= every {
+                            self.save()?;
+                        }
+                    }
+                }
+                Ok(Event::Finished) => {
+                    self.save()?;
+                    return Ok(Ended::Finished);
+                }
+                Ok(Event::Restart) => {
+                    self.save()?;
+                    return Ok(Ended::Restart);
+                }
+                Err(e) => {
+                    self.progress.end();
+                    let saved = if self.trainer.at_boundary() && self.trainer.n_steps() > self.saved_at {
+                        self.save()
+                    } else {
+                        Ok(self.metrics.flush()?)
+                    };
+                    let e = anyhow!(e).context(format!("training stopped at step {}", self.trainer.n_steps()));
+                    return Err(match saved {
+                        Ok(()) if self.saved_at > 0 => {
+                            e.context(format!("progress up to step {} is saved in {}", self.saved_at, self.dir))
+                        }
+                        Ok(()) => e,
+                        Err(s) => e.context(format!("and the checkpoint could not be written: {s:#}")),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Writes a checkpoint, and before it the metrics that it covers.
+    fn save(&mut self) -> anyhow::Result<()> {
+        self.metrics.sync()?;
+        self.trainer.checkpoint()?.save(&self.dir.checkpoint())?;
+        self.saved_at = self.trainer.n_steps();
+        Ok(())
+    }
+
+    /// Leaves weights and report, and prints it.
+    fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        self.progress.end();
+        let report = self.trainer.report()?;
+        let metadata = BTreeMap::from([("format".to_string(), "anemone".to_string())]);
+        save_safetensors(&self.dir.weights(), &self.trainer.weights(), &metadata)?;
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        write_atomically(&self.dir.report(), text.as_bytes())?;
+        if json {
+            out.write_all(text.as_bytes())?;
+        } else {
+            writeln!(out, "{report}")?;
+            writeln!(out, "\nWritten to {}: weights.safetensors, report.json, metrics.jsonl", self.dir)?;
+        }
+        Ok(Outcome::Clean)
+    }
+}
+
+/// Replaces this process by a new one that resumes the run: same program, same arguments. Comes back only with an
+/// error.
+fn replace_process(dir: &RunDir) -> anyhow::Error {
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let has = |flag: &str, args: &[OsString]| {
+        args.iter().any(|a| a == flag || a.to_str().is_some_and(|a| a.starts_with(&format!("{flag}="))))
+    };
+    if !has("--resume", &args) {
+        args.push("--resume".into());
+    }
+    if !has("--run-dir", &args) {
+        args.push("--run-dir".into());
+        args.push(dir.path().into());
+    }
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(e) => return anyhow!("restart: this program's file cannot be found: {e}"),
+    };
+    let error = exec(Command::new(&program).args(&args));
+    anyhow!(
+        "restart as `{}`: {error}; the run is saved, go on with `anemone train --resume --run-dir {dir}`",
+        program.display()
+    )
+}
+
+#[cfg(unix)]
+fn exec(command: &mut Command) -> std::io::Error {
+    std::os::unix::process::CommandExt::exec(command)
+}
+
+/// Where a process cannot be replaced, a new one runs in its stead and this one waits for it.
+#[cfg(not(unix))]
+fn exec(command: &mut Command) -> std::io::Error {
+    match command.status() {
+        Ok(status) => std::process::exit(status.code().unwrap_or(1)),
+        Err(e) => e,
+    }
+}

@@ -1,0 +1,134 @@
+//! The interpreter against the op tests of coremltools, whose expected values come from numpy and PyTorch.
+//!
+//! The cases are not part of the project. `ANEMONE_SHARED` names the folder that has them; without it this test says
+//! so and checks nothing.
+#![allow(clippy::print_stderr)]
+
+use anemone_mil::ir::{DType, Program, Type};
+use anemone_mil::{Interpreter, Limits, Tensor, Weights, ops, text, validate};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Cases whose expected values are no rule of the op, by the op and a part of the id, with the reason.
+const NOT_COMPARED: &[(&str, &str, &str)] = &[];
+
+/// Programs that are wrong and must be refused, in the same form.
+const REFUSED: &[(&str, &str, &str)] = &[(
+    "batch_norm",
+    "precision='fp32', opset_version=<AvailableTarget.iOS15: 6>)-x_param_dtype=(<class 'numpy.float16'>",
+    "the input was made fp32 after the fact, mean and output are still fp16",
+)];
+
+#[test]
+fn op_tests_give_what_they_expect() {
+    let Some(root) = std::env::var_os("ANEMONE_SHARED") else {
+        eprintln!("skipped: ANEMONE_SHARED does not name a folder with `conformance`");
+        return;
+    };
+    let path = Path::new(&root).join("conformance/op_tests.jsonl");
+    let cases = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let (mut n_passed, mut missing, mut failures) = (0, BTreeMap::<String, usize>::new(), Vec::new());
+    for line in cases.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let (id, source) = (case["id"].as_str().unwrap(), case["mil"].as_str().unwrap());
+        let program = text::parse(source).unwrap_or_else(|e| panic!("{id}: {e}"));
+        if let Some(op) = unknown_op(&program) {
+            *missing.entry(op).or_default() += 1;
+            continue;
+        }
+        match check(&case, program) {
+            Ok(()) => n_passed += 1,
+            Err(e) => failures.push(format!("{id}\n    {e}")),
+        }
+    }
+    eprintln!("{n_passed} passed, {} failed, ops missing: {missing:?}", failures.len());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(n_passed > 0);
+}
+
+fn unknown_op(program: &Program) -> Option<String> {
+    fn search(block: &anemone_mil::ir::Block) -> Option<String> {
+        block.calls.iter().find_map(|c| {
+            let known = ops::all().any(|d| d.name == c.op);
+            if known { c.blocks.iter().find_map(search) } else { Some(c.op.clone()) }
+        })
+    }
+    program.functions.iter().find_map(|f| search(&f.body))
+}
+
+fn check(case: &Value, program: Program) -> Result<(), String> {
+    let (id, source) = (case["id"].as_str().unwrap(), case["mil"].as_str().unwrap());
+    let listed = |list: &[(&str, &str, &str)]| {
+        list.iter().any(|(op, part, _)| source.contains(&format!("= {op}(")) && id.contains(part))
+    };
+    let program = validate(program, &Limits::none());
+    if listed(REFUSED) {
+        return program.map_or(Ok(()), |_| Err("was accepted".into()));
+    }
+    let program =
+        program.map_err(|e| e.diagnostics().iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    let mut weights = Weights::new();
+    if let Some(bytes) = case["weight_b64"].as_str() {
+        weights.insert("@model_path/weights/weight.bin", STANDARD.decode(bytes).unwrap()).unwrap();
+    }
+    let f = program.main();
+    let inputs: Vec<Tensor> = f
+        .inputs
+        .iter()
+        .filter_map(|&v| match &f.value(v).ty {
+            Type::Tensor(ty) => Some(input(&case["inputs"][&f.value(v).name], ty.dtype)),
+            _ => None,
+        })
+        .collect();
+    let outputs =
+        Interpreter::new(&program, &weights).and_then(|mut i| i.run(&inputs)).map_err(|e| e.to_string())?;
+    if listed(NOT_COMPARED) {
+        return Ok(());
+    }
+    let (atol, rtol) = match source.contains("fp16") {
+        true => (4e-3, 4e-3),
+        false => (case["atol"].as_f64().unwrap(), case["rtol"].as_f64().unwrap()),
+    };
+    for (&v, found) in f.outputs.iter().zip(&outputs) {
+        let name = &f.value(v).name;
+        let expected = &case["outputs"][name];
+        if expected.is_null() {
+            continue;
+        }
+        let (shape, expected) = numbers(expected);
+        if found.shape() != shape {
+            return Err(format!("`{name}` has shape {:?}, expected {shape:?}", found.shape()));
+        }
+        for (i, (a, b)) in found.to_f64s().into_iter().zip(expected).enumerate() {
+            let same = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= atol + rtol * b.abs();
+            if !same {
+                return Err(format!("`{name}` element {i} is {a}, expected {b}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn input(v: &Value, dtype: DType) -> Tensor {
+    let (shape, elements) = numbers(v);
+    match dtype.is_float() {
+        true => Tensor::float(dtype, &shape, elements),
+        false => Tensor::int(dtype, &shape, elements.into_iter().map(|x| x as i64).collect()),
+    }
+}
+
+/// Shape and elements of an array of numpy's.
+fn numbers(v: &Value) -> (Vec<usize>, Vec<f64>) {
+    let shape: Vec<usize> = v["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
+    let dtype = match v["dtype"].as_str().unwrap() {
+        "float16" => DType::Fp16,
+        "float32" => DType::Fp32,
+        "float64" => DType::Fp64,
+        other => DType::from_name(other).unwrap(),
+    };
+    let bytes = STANDARD.decode(v["b64"].as_str().unwrap()).unwrap();
+    (shape.clone(), Tensor::from_bytes(dtype, &shape, &bytes).unwrap().to_f64s())
+}
