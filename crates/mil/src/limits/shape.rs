@@ -83,8 +83,9 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "matmul-contraction",
         check: Check::MaxContraction(32768),
+        chips: &[Chip::M3, Chip::M4, Chip::M5],
         api: Api::Any,
-        source: "ANEForge's op catalogue; 16384 up to A15",
+        source: "ANEForge's op catalogue",
         help: "split the sum over several products and add them",
         ..RULE
     },
