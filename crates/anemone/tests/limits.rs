@@ -1,4 +1,5 @@
 //! The software engine refuses what the rules of its chip say the Neural Engine refuses, and nothing else of it.
+#![allow(clippy::print_stdout)] // Says which cases were skipped, and why.
 
 use anemone::device::{Device, Faults, SoftDevice};
 use anemone_mil::limits::{Effect, Rule};

@@ -1,5 +1,6 @@
 //! Every rule of the engine finds the program that breaks it: `rules/NAME.mil` breaks the rule NAME and no other
 //! that is an error.
+#![allow(clippy::print_stdout)] // Says which cases were skipped, and why.
 
 use anemone_mil::error::Severity;
 use anemone_mil::limits::{Effect, Rule};
