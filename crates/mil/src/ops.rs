@@ -19,6 +19,8 @@ mod window;
 
 #[cfg(test)]
 mod gradcheck;
+#[cfg(test)]
+mod values;
 
 pub use args::{Args, Bound, Operand, infer};
 pub use vjp::Vjp;
