@@ -302,9 +302,11 @@ fn resized_type(args: &Args<'_>, axes: Resizing) -> OpResult<Vec<Type>> {
     Ok(vec![TensorType { dtype: x.dtype, shape }.into()])
 }
 
-/// Axis by axis, each element from the two that the rule names.
-fn resized(args: &Args<'_>, axes: Resizing) -> OpResult<Vec<Value>> {
+/// Axis by axis, each element from the two that the rule names. Axes that shrink come first, so that nothing on the
+/// way has more elements than the input and the output.
+fn resized(args: &Args<'_>, mut axes: Resizing) -> OpResult<Vec<Value>> {
     let (x, out) = (args.tensor("x")?, out_shape(args)?);
+    axes.sort_by_key(|&(axis, ..)| out[axis] > x.shape()[axis]);
     let (mut shape, mut xs) = (x.shape().to_vec(), x.to_f64s());
     for (axis, _, rule) in axes {
         let (n_in, n_out) = (shape[axis], out[axis]);
