@@ -25,6 +25,8 @@ mod window;
 
 #[cfg(test)]
 mod gradcheck;
+#[cfg(test)]
+mod values;
 
 pub use args::{Args, Bound, Operand, infer};
 pub use vjp::Vjp;

@@ -98,7 +98,8 @@ fn check(case: &Case, n_inputs: usize) -> Result<(), String> {
             };
             let expected = (at(h)? - at(-h)?) / (2.0 * h);
             let found = gradients[i].floats().unwrap()[j];
-            if !((found - expected).abs() <= 1e-7 * (1.0 + expected.abs())) {
+            let near = (found - expected).abs() <= 1e-7 * (1.0 + expected.abs());
+            if !near {
                 return Err(format!(
                     "{op}: gradient of input {i} element {j} is {found}, differences say {expected}"
                 ));
