@@ -190,6 +190,13 @@ fn grids_are_those_of_the_documentation() {
 }
 
 #[test]
+fn an_image_turned_from_wide_to_high_is_never_both() {
+    let (n, one) = (("target_size_height", scalar(1 << 17)), ("target_size_width", scalar(1)));
+    let y = run("resize_bilinear", &[("x", Tensor::zeros(DType::Fp32, &[1, 1, 1 << 17])), n, one]);
+    assert_eq!(y.unwrap().shape(), [1, 1 << 17, 1]);
+}
+
+#[test]
 fn points_outside_an_image_are_padded() {
     // A row of three, at -1, -0.5 and 2.25.
     for (padding, expected) in [
