@@ -22,3 +22,8 @@ pub use config::Config;
 pub use error::{Error, Result};
 pub use report::Report;
 pub use train::Trainer;
+
+/// The program in the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

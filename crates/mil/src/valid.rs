@@ -216,7 +216,7 @@ pub fn check(program: Program, limits: &Limits) -> (Option<ValidProgram>, Vec<Di
     if findings.iter().any(|d| d.severity == Severity::Error) {
         return (None, findings);
     }
-    findings.extend(functions.iter().flat_map(|f| limits.findings(f)));
+    findings.extend(limits.findings(&program, &functions));
     (Some(ValidProgram { program, functions }), findings)
 }
 
