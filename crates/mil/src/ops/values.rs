@@ -1,5 +1,7 @@
 //! Ops on small tensors, with what they give worked out by hand.
 
+mod moving;
+
 use super::*;
 use crate::builder::{Builder, Value as Id};
 use crate::ir::{Dim, TensorType, Version};
