@@ -18,6 +18,8 @@ pub struct Stats {
     pub compile_busy_s: f64,
     /// Time training stood still for a compile: what overlap did not hide.
     pub compile_wait_s: f64,
+    /// Time compiles took in the background while training went on.
+    pub compile_hidden_s: f64,
     /// Compiles.
     pub n_compiles: u64,
     /// Device calls that failed and were repeated.
@@ -39,9 +41,9 @@ pub struct Stats {
 pub struct Evaluation {
     /// The loss.
     pub loss: f32,
-    /// The first elements of the prediction.
+    /// The first channels of the prediction's first row.
     pub prediction: Vec<f32>,
-    /// The first elements of the target.
+    /// The same of the target.
     pub target: Vec<f32>,
 }
 
@@ -135,7 +137,7 @@ impl fmt::Display for Report {
             f,
             "Compiling             {:>12.1} ms, of which {:.1} ms behind training",
             ms(s.compile_busy_s),
-            ms((s.compile_busy_s - s.compile_wait_s).max(0.0))
+            ms(s.compile_hidden_s)
         )?;
         writeln!(f, "A step                {:>12.1} us", ratio((s.device_s + s.host_s) * 1e6, steps))?;
         writeln!(

@@ -421,12 +421,15 @@ impl Trainer {
     fn swap(&mut self, background: Background) {
         let start = Instant::now();
         let result = background.finish();
-        self.state.stats.compile_wait_s += start.elapsed().as_secs_f64();
+        let waited_s = start.elapsed().as_secs_f64();
+        self.state.stats.compile_wait_s += waited_s;
         // The update before the one just made is what was being compiled.
         self.batch.kernel_update = self.state.update - 1;
         match result {
             Ok((kernels, stats)) => {
-                self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
+                let busy_s = stats.busy.as_secs_f64();
+                self.state.stats.compile_busy_s += busy_s;
+                self.state.stats.compile_hidden_s += (busy_s - waited_s).max(0.0);
                 self.state.stats.n_retries += stats.n_retries;
                 self.kernels = Some(kernels);
             }
@@ -588,7 +591,7 @@ impl Evaluator {
         Ok(Evaluator { plan, memory })
     }
 
-    /// The loss, and the first elements of the prediction beside those of the target.
+    /// The loss, and the first row of the prediction beside that of the target.
     fn run(&mut self, params: &[Vec<f32>], data: &dyn Data) -> Result<Evaluation> {
         // The graph declares input, target, then parameters, and returns loss and prediction.
         let sizes = [data.input_shape(), data.target_shape()].map(|s| s.iter().product::<usize>());
@@ -598,7 +601,9 @@ impl Evaluator {
             self.memory.input_mut(&self.plan, i).copy_from_slice(values);
         }
         self.plan.run(&mut self.memory)?;
-        let first = |v: &[f32]| v.iter().take(8).copied().collect();
+        // The first channels of row 0.
+        let rows = data.target_shape()[2..].iter().product::<usize>().max(1);
+        let first = |v: &[f32]| v.iter().step_by(rows).take(8).copied().collect();
         Ok(Evaluation {
             loss: self.memory.output(&self.plan, 0)[0],
             prediction: first(self.memory.output(&self.plan, 1)),

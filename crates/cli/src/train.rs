@@ -157,7 +157,7 @@ impl Run {
             MetricsLog::create(&dir.metrics())?
         };
         write_atomically(&dir.config(), config.to_toml().as_bytes())?;
-        if trainer.io_fell_back() {
+        if trainer.io_fell_back() && !checkpoint.exists() {
             progress.warn("the device refuses fp32 inputs and outputs; going on with fp16, converted on the host");
         }
         progress.begin(trainer.n_steps(), config.train.steps);
