@@ -2,7 +2,7 @@
 
 use crate::{Outcome, args, input};
 use anemone_mil::error::Severity;
-use anemone_mil::limits::RULES;
+use anemone_mil::limits::Rule;
 use anemone_mil::{Diagnostic, Limits, line_column, text, valid};
 use serde::Serialize;
 use std::io::Write;
@@ -69,7 +69,7 @@ struct RuleOf {
 impl<'a> Finding<'a> {
     fn new(d: &'a Diagnostic, file: &'a str, source: &str) -> Finding<'a> {
         let place = d.labels.first().map(|l| line_column(source, l.span.start));
-        let rule = RULES.iter().find(|r| r.name == d.code);
+        let rule = Rule::of_name(d.code);
         Finding {
             file,
             line: place.map(|p| p.0),

@@ -3,7 +3,8 @@
 //! Those on images `[N, C, H, W]` are each told by where an element of the output comes from.
 
 use super::elementwise::show;
-use super::shape::{add_dims, dim, mul_dims, out_shape, strides, walk};
+use super::image::cropped;
+use super::shape::{add_dims, mul_dims, out_shape, strides, walk};
 use super::window::positive;
 use super::*;
 use crate::builder::{self, Builder};
@@ -104,9 +105,9 @@ pub(super) const OPS: &[OpDef] = &[
         infer: |args| {
             let ([n, c, h, w], [by, bx]) = (image(args)?, block_shape(args)?);
             let [[top, bottom], [left, right]] = margins(args, "crops")?;
-            let size = |d: Dim, [before, after]: [usize; 2], b: usize| match mul_dims(d, fixed(b))? {
+            let size = |d: Dim, margins: [usize; 2], b: usize| match mul_dims(d, fixed(b))? {
                 Dim::Any => Ok(Dim::Any),
-                Dim::Fixed(d) => dim("crops", d as i64 - before as i64 - after as i64),
+                Dim::Fixed(d) => cropped("crops", d, margins),
             };
             let n = divided(n, mul_dims(fixed(by), fixed(bx))?)?;
             typed(args, vec![n, c, size(h, [top, bottom], by)?, size(w, [left, right], bx)?])

@@ -41,8 +41,12 @@ pub(super) const OPS: &[OpDef] = &[
         name: "identity",
         since: Opset::Ios13,
         params: &[Param::new("x", ANY)],
-        infer: same_type,
-        eval: Eval::By(|args| Ok(vec![args.tensor("x")?.clone().into()])),
+        // Of lists too.
+        infer: |args| Ok(vec![args.bound("x")?.ty.clone()]),
+        eval: Eval::By(|args| {
+            let x = args.bound("x")?;
+            Ok(vec![x.value.cloned().ok_or_else(|| OpError::arg("x", "has no value"))?])
+        }),
         vjp: Some(identity_vjp),
     },
     OpDef {

@@ -432,56 +432,54 @@ fn gather_vjp(v: &mut Vjp<'_>, kind: Kind) -> OpResult<()> {
 /// `max`, `min`: those that equal the result share its gradient.
 fn scatter_vjp(v: &mut Vjp<'_>, kind: Kind) -> OpResult<()> {
     let (data, updates, out, dy) = (v.arg("data")?, v.arg("updates")?, v.out(), v.dy()?);
-    let mode = Mode::of(v.args().str("mode")?)?;
-    let places = Places::of(v, kind, "data")?;
+    let name = v.args().str("mode")?.to_string();
+    let (mode, places) = (Mode::of(&name)?, Places::of(v, kind, "data")?);
     let (dtype, shape) = (v.b.tensor_ty(dy)?.dtype, v.b.shape(updates)?);
-    let zero = Tensor::float(dtype, &[], vec![0.0]);
-    let (d_data, d_updates) = match mode {
-        Mode::Add => (dy, places.gather(v.b, dy)?),
-        Mode::Sub => {
-            let g = places.gather(v.b, dy)?;
-            (dy, v.b.scale(g, -1.0)?)
-        }
-        Mode::Update => {
-            let zeros = v.b.filled(dtype, &shape, 0.0)?;
-            let d_data = places.scatter(v.b, dy, zeros, "update")?;
-            // Number the updates, see whose number stays.
-            let numbers = v.b.constant(Tensor::int(
-                DType::Int32,
-                &shape,
-                (0..shape.iter().product::<usize>() as i64).collect(),
-            ));
-            let none: Vec<i32> = v.b.shape(data)?.iter().map(|&d| d as i32).collect();
-            let none = v.b.call("fill").constant("shape", Tensor::i32s(&none)).constant("value", Tensor::i32(-1));
-            let none = none.finish()?;
-            let last = places.scatter(v.b, none, numbers, "update")?;
-            let last = places.gather(v.b, last)?;
-            let stays = v.b.call("equal").arg("x", last).arg("y", numbers).finish()?;
-            let g = places.gather(v.b, dy)?;
-            let d_updates = v.b.call("select").arg("cond", stays).arg("a", g).constant("b", zero).finish()?;
-            (d_data, d_updates)
-        }
-        Mode::Mul | Mode::Div => {
-            let name = if mode == Mode::Mul { "mul" } else { "div" };
-            let d_data = places.scatter(v.b, dy, updates, name)?;
-            let product = v.b.mul(dy, out)?;
-            let g = places.gather(v.b, product)?;
-            let quotient = v.b.call("real_div").arg("x", g).arg("y", updates).finish()?;
-            (d_data, if mode == Mode::Mul { quotient } else { v.b.scale(quotient, -1.0)? })
-        }
-        Mode::Max | Mode::Min => {
-            let chosen = places.gather(v.b, out)?;
-            let mut hit = |x, y| -> OpResult<_> {
-                let hit = v.b.call("equal").arg("x", x).arg("y", y).finish()?;
-                Ok(v.b.cast(hit, dtype)?)
-            };
-            let (in_data, in_updates) = (hit(data, out)?, hit(updates, chosen)?);
-            let n_hits = places.scatter(v.b, in_data, in_updates, "add")?;
-            let share = v.b.call("real_div").arg("x", dy).arg("y", n_hits).finish()?;
-            let g = places.gather(v.b, share)?;
-            (v.b.mul(in_data, share)?, v.b.mul(in_updates, g)?)
-        }
-    };
-    v.give("data", d_data)?;
-    v.give("updates", d_updates)
+    if let Mode::Max | Mode::Min = mode {
+        let chosen = places.gather(v.b, out)?;
+        let (in_data, in_updates) = (v.binary("equal", data, out)?, v.binary("equal", updates, chosen)?);
+        let (in_data, in_updates) = (v.b.cast(in_data, dtype)?, v.b.cast(in_updates, dtype)?);
+        let n_hits = places.scatter(v.b, in_data, in_updates, "add")?;
+        let share = v.binary("real_div", dy, n_hits)?;
+        let g = places.gather(v.b, share)?;
+        let (d_data, d_updates) = (v.b.mul(in_data, share)?, v.b.mul(in_updates, g)?);
+        v.give("data", d_data)?;
+        return v.give("updates", d_updates);
+    }
+    if v.wants("data") {
+        let d = match mode {
+            Mode::Update => {
+                let zeros = v.b.filled(dtype, &shape, 0.0)?;
+                places.scatter(v.b, dy, zeros, "update")?
+            }
+            Mode::Mul | Mode::Div => places.scatter(v.b, dy, updates, &name)?,
+            _ => dy,
+        };
+        v.give("data", d)?;
+    }
+    if v.wants("updates") {
+        let gradient = if let Mode::Mul | Mode::Div = mode { v.b.mul(dy, out)? } else { dy };
+        let g = places.gather(v.b, gradient)?;
+        let d = match mode {
+            Mode::Update => {
+                // Number the updates, see whose number stays.
+                let (n, none) = (shape.iter().product::<usize>() as i64, v.b.shape(data)?);
+                let numbers = v.b.constant(Tensor::int(DType::Int32, &shape, (0..n).collect()));
+                let none = v.b.constant(Tensor::zeros(DType::Int32, &none));
+                let last = places.scatter(v.b, none, numbers, "update")?;
+                let last = places.gather(v.b, last)?;
+                let (stays, zero) = (v.binary("equal", last, numbers)?, v.number(dy, 0.0)?);
+                v.select(stays, g, zero)?
+            }
+            Mode::Mul => v.binary("real_div", g, updates)?,
+            Mode::Div => {
+                let quotient = v.binary("real_div", g, updates)?;
+                v.b.scale(quotient, -1.0)?
+            }
+            Mode::Sub => v.b.scale(g, -1.0)?,
+            _ => g,
+        };
+        v.give("updates", d)?;
+    }
+    Ok(())
 }

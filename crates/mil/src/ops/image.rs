@@ -87,7 +87,7 @@ pub(super) const OPS: &[OpDef] = &[
             for (axis, [before, after]) in (first..).zip(crops(args)?) {
                 if let Dim::Fixed(d) = shape[axis] {
                     let name = if axis == first { "crop_height" } else { "crop_width" };
-                    shape[axis] = dim(name, d as i64 - before as i64 - after as i64)?;
+                    shape[axis] = cropped(name, d, [before, after])?;
                 }
             }
             Ok(vec![TensorType { dtype: x.dtype, shape }.into()])
@@ -119,6 +119,13 @@ fn first_of_two(args: &Args<'_>) -> OpResult<usize> {
         0..=2 => Err(OpError::arg("x", format!("has shape {}, expected rank 3 or more", show(x)))),
         rank => Ok(rank - 2),
     }
+}
+
+/// What is left of `d` elements.
+pub(super) fn cropped(name: &'static str, d: u64, [before, after]: [usize; 2]) -> OpResult<Dim> {
+    let left = d.checked_sub(before as u64).and_then(|d| d.checked_sub(after as u64));
+    let message = || format!("cuts {before} and {after} from the ends of {d} elements");
+    left.map(Dim::Fixed).ok_or_else(|| OpError::arg(name, message()))
 }
 
 fn crops(args: &Args<'_>) -> OpResult<[[usize; 2]; 2]> {
@@ -302,9 +309,11 @@ fn resized_type(args: &Args<'_>, axes: Resizing) -> OpResult<Vec<Type>> {
     Ok(vec![TensorType { dtype: x.dtype, shape }.into()])
 }
 
-/// Axis by axis, each element from the two that the rule names.
-fn resized(args: &Args<'_>, axes: Resizing) -> OpResult<Vec<Value>> {
+/// Axis by axis, each element from the two that the rule names. Axes that shrink come first, so that nothing on the
+/// way has more elements than the input and the output.
+fn resized(args: &Args<'_>, mut axes: Resizing) -> OpResult<Vec<Value>> {
     let (x, out) = (args.tensor("x")?, out_shape(args)?);
+    axes.sort_by_key(|&(axis, ..)| out[axis] > x.shape()[axis]);
     let (mut shape, mut xs) = (x.shape().to_vec(), x.to_f64s());
     for (axis, _, rule) in axes {
         let (n_in, n_out) = (shape[axis], out[axis]);

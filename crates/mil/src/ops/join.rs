@@ -309,17 +309,17 @@ fn reps(args: &Args<'_>) -> OpResult<Option<Vec<Dim>>> {
     Ok(Some(reps.iter().map(|&r| Dim::Fixed(r as u64)).collect()))
 }
 
-/// Axis by axis the sum over the repetitions.
+/// Axis by axis, from the last on, the sum over the repetitions.
 fn tile_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (shape, mut dx) = (v.b.shape(v.arg("x")?)?, v.dy()?);
-    for axis in 0..shape.len() {
+    for axis in (0..shape.len()).rev() {
         let mut now = v.b.shape(dx)?;
         if now[axis] != shape[axis] {
-            let n = now[axis] / shape[axis];
+            let (before, after): (usize, usize) = (now[..axis].iter().product(), shape[axis..].iter().product());
+            let apart = v.b.reshape(dx, &[before, now[axis] / shape[axis], after])?;
+            let summed = v.b.reduce_sum(apart, &[1], false)?;
             now[axis] = shape[axis];
-            now.insert(axis, n);
-            let apart = v.b.reshape(dx, &now)?;
-            dx = v.b.reduce_sum(apart, &[axis as i32], false)?;
+            dx = v.b.reshape(summed, &now)?;
         }
     }
     v.give("x", dx)

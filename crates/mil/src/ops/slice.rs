@@ -207,10 +207,16 @@ impl Spans {
             let (low, high) = if step > 0 { (0, d) } else { (-1, d - 1) };
             let place = |at: i64| if at < 0 { at.saturating_add(d).max(low) } else { at.min(high) };
             let from = match &begin {
-                _ if begin_mask[i] != 0 => Some(if step > 0 { 0 } else { d - 1 }),
-                Some(b) if squeezed && !(-d..d).contains(&b[i]) => {
+                Some(b) if squeezed && begin_mask[i] == 0 && !(-d..d).contains(&b[i]) => {
                     return Err(OpError::arg("begin", format!("is {} on axis {i}, which has {d} elements", b[i])));
                 }
+                _ if squeezed && d == 0 => {
+                    return Err(OpError::arg(
+                        "squeeze_mask",
+                        format!("takes an element of axis {i}, which has none"),
+                    ));
+                }
+                _ if begin_mask[i] != 0 => Some(if step > 0 || squeezed { 0 } else { d - 1 }),
                 b => b.as_ref().map(|b| place(b[i])),
             };
             let to = match &end {
@@ -278,10 +284,10 @@ fn slice_by_index_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
             from -= (n - 1) * stride;
         }
         if stride > 1 && n > 1 {
-            now.insert(axis + 1, 1);
-            dx = v.b.reshape(dx, &now)?;
-            dx = between_zeros(v.b, dx, axis + 1, 0, stride)?;
-            now.remove(axis + 1);
+            // Each element with zeros up to the next one, but for the last.
+            let (before, after): (usize, usize) = (now[..axis].iter().product(), now[axis + 1..].iter().product());
+            dx = v.b.reshape(dx, &[before, n, after])?;
+            dx = between_zeros(v.b, dx, 2, 0, stride * after)?;
             now[axis] = n * stride;
             dx = v.b.reshape(dx, &now)?;
             now[axis] = (n - 1) * stride + 1;

@@ -1,6 +1,7 @@
 //! Ops on small tensors, with what they give worked out by hand.
 
 mod layers;
+mod moving;
 
 use super::*;
 use crate::builder::{Builder, Value as Id};

@@ -210,10 +210,10 @@ fn rank_four<'a>(args: &Args<'a>, name: &'static str) -> OpResult<&'a [Dim; 4]> 
     shape.try_into().map_err(|_| OpError::arg(name, format!("has shape {}, expected rank 4", show(shape))))
 }
 
-/// The sizes of `x`, all known.
+/// The sizes of `x`, all known and none of them 0.
 fn image(args: &Args<'_>) -> OpResult<[usize; 4]> {
-    let sizes: Option<Vec<usize>> = rank_four(args, "x")?.iter().map(|d| d.fixed()).collect();
-    sizes.and_then(|s| s.try_into().ok()).ok_or_else(|| OpError::arg("x", "has sizes that are not known"))
+    let sizes: Option<Vec<usize>> = rank_four(args, "x")?.iter().map(|d| d.fixed().filter(|&d| d > 0)).collect();
+    sizes.and_then(|s| s.try_into().ok()).ok_or_else(|| OpError::arg("x", "has sizes that are 0 or not known"))
 }
 
 fn size(args: &Args<'_>, name: &'static str) -> OpResult<usize> {
