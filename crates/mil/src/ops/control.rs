@@ -3,7 +3,6 @@
 //! What has blocks or writes a state is run by the interpreter itself; its types come from its blocks, which
 //! validation looks at.
 
-use super::shape::joined;
 use super::*;
 use crate::ir::{Dim, TensorType};
 
@@ -275,7 +274,8 @@ fn list_gather(args: &Args<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::arg("ls", format!("holds {} and {}, which do not stack", first.ty(), other.ty())));
     }
     let shape = [&[rows.len()], first.shape()].concat();
-    let stacked = joined(&rows).reshaped(&shape).ok_or_else(|| OpError::new("elements do not stack"))?;
+    let stacked =
+        first.joined(&rows[1..]).reshaped(&shape).ok_or_else(|| OpError::new("elements do not stack"))?;
     Ok(vec![stacked.into()])
 }
 
