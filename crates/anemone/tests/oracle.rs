@@ -24,7 +24,7 @@ fn run(config: &Config) -> (Vec<f32>, anemone::Report) {
         match trainer.step().unwrap() {
             Event::Step(step) => losses.push(step.loss),
             Event::Finished => break,
-            Event::Restart => {
+            Event::Restart(_) => {
                 let checkpoint = trainer.checkpoint().unwrap();
                 // A new device stands for a new process: its budgets are fresh.
                 trainer = Trainer::new(config, open()).unwrap();
