@@ -70,7 +70,11 @@ pub(crate) fn try_run(config: &Config) -> Result<Run> {
 
 /// Trains from a checkpoint to the end, in a new process wherever the trainer asks for one or `cut` says so of a
 /// boundary.
-pub(crate) fn run_from(config: &Config, from: Option<Checkpoint>, mut cut: impl FnMut(&Trainer) -> bool) -> Result<Run> {
+pub(crate) fn run_from(
+    config: &Config,
+    from: Option<Checkpoint>,
+    mut cut: impl FnMut(&Trainer) -> bool,
+) -> Result<Run> {
     let mut steps: Vec<StepReport> = Vec::new();
     let mut checkpoint = from;
     // More processes than steps would mean that some make no progress.
