@@ -6,7 +6,9 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod file;
+mod map;
 pub mod metrics;
+pub mod model_file;
 pub mod models;
 pub mod nn;
 pub mod optim;
@@ -22,3 +24,8 @@ pub use config::Config;
 pub use error::{Error, Result};
 pub use report::Report;
 pub use train::Trainer;
+
+/// The program in the README, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -2,11 +2,17 @@
 //!
 //! Sources disagree, and a chip or a system update may change any of this. So a rule is a row of [`RULES`] and
 //! never an `if` in a model or a device: validation asks the rows that apply, the software engine enforces them,
-//! and whoever is refused is told which rule it was and who says so.
+//! and whoever is refused is told which rule it was and who says so. Where reports contradict each other, the
+//! rule is only a warning and its source says what the other side found.
 
-use crate::error::Diagnostic;
-use crate::ir::{DType, TensorType};
-use crate::valid::{ValidCall, ValidFunction};
+mod find;
+mod ops;
+mod program;
+mod shape;
+
+use crate::error::{Diagnostic, Severity};
+use crate::ir::{DType, Program, Version};
+use crate::valid::ValidFunction;
 use std::fmt;
 
 /// A generation of Apple's chips, by the name of its Macs.
@@ -70,122 +76,210 @@ impl Grade {
     }
 }
 
-/// Something that a device refuses.
+/// What happens to a program that breaks a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It is not compiled, loaded or run: an error, which the software engine makes too.
+    Refused,
+    /// It runs, and some of its numbers are wrong: a warning.
+    Wrong,
+    /// It is refused or goes wrong by some reports only, or where a caller of Apple's interface does not take
+    /// precautions as anemone's devices do: a warning.
+    Doubtful,
+}
+
+impl Effect {
+    /// The lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Effect::Refused => "refused",
+            Effect::Wrong => "wrong numbers",
+            Effect::Doubtful => "doubtful",
+        }
+    }
+
+    /// How bad a finding is.
+    pub fn severity(self) -> Severity {
+        match self {
+            Effect::Refused => Severity::Error,
+            Effect::Wrong | Effect::Doubtful => Severity::Warning,
+        }
+    }
+}
+
+/// Which of Apple's interfaces to the engine a rule was seen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// MIL text in memory, `_ANEInMemoryModel`: what anemone uses.
+    Text,
+    /// `e5rt` of the Espresso framework.
+    E5rt,
+    /// Both, or the hardware below them.
+    Any,
+}
+
+impl Api {
+    /// What messages call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Api::Text => "in-memory text",
+            Api::E5rt => "e5rt",
+            Api::Any => "any interface",
+        }
+    }
+}
+
+/// Something that a device refuses or gets wrong.
 #[derive(Debug)]
 pub struct Rule {
     /// A short name, the code of its diagnostics.
     pub name: &'static str,
-    /// What is refused.
+    /// What breaks it.
     pub check: Check,
-    /// The chips it is known of; empty for all.
+    /// The chips it applies to; empty for all.
     pub chips: &'static [Chip],
+    /// The versions of the operating system it was seen on; empty where the source does not say.
+    pub os: &'static str,
+    /// The interface it was seen on.
+    pub api: Api,
+    /// Whether it is an error.
+    pub effect: Effect,
     /// What happens on the hardware.
     pub symptom: &'static str,
     /// How well it is known.
     pub grade: Grade,
-    /// Who says so.
+    /// Who says so, and who says otherwise.
     pub source: &'static str,
     /// What to do instead.
     pub help: &'static str,
 }
 
-/// The forms a rule can take.
+/// An op and parameters of it.
+pub type OpParams = (&'static str, &'static [&'static str]);
+
+/// The forms a rule can take: what breaks it. Sizes are in elements unless they say bytes.
 #[derive(Debug, PartialEq)]
 pub enum Check {
-    /// Inputs and outputs of the program may not have this element type.
+    /// The program has no attribute `buildInfo`.
+    BuildInfo,
+    /// A call has no attribute `name`.
+    CallNames,
+    /// The program is of this version.
+    Version(Version),
+    /// One of these parameters of one of these ops is not passed.
+    Unpassed(&'static [OpParams]),
+    /// Any other parameter with a default is not passed.
+    Defaults,
+    /// A constant parameter is passed a constant written in place.
+    InPlaceArguments,
+
+    /// An input or output has this element type.
     ProgramIo(DType),
-    /// No value of the program may have this element type.
-    Elements(DType),
-    /// The op may not be called.
-    Op(&'static str),
-    /// The largest rank of a tensor.
-    MaxRank(usize),
-    /// The largest size of an axis.
-    MaxAxis(u64),
-    /// The most weights files a program may refer to.
+    /// The inputs, or the outputs, are not declared in the byte-wise order of their symbols.
+    IoOrder,
+    /// The inputs, or the outputs, have different sizes in bytes.
+    UniformIo,
+    /// The last axis of an input or output is no multiple of this many bytes.
+    RowBytes(usize),
+    /// An input or output is smaller than this many bytes.
+    MinIoBytes(usize),
+    /// An input or output of shape `[1, C, 1, S]` has a longer last axis.
+    MaxPacked(usize),
+    /// An output is an input or a constant.
+    OutputNotComputed,
+    /// An output is also used by a call.
+    OutputUsed,
+    /// The only output comes from `identity`.
+    SoleIdentity,
+    /// What a call computes is neither used nor returned.
+    Unused,
+
+    /// More weights files than this are referred to.
     MaxWeightsFiles(usize),
+    /// Weights files and scalar operands of arithmetic written in place are more than this together.
+    MaxWeightsSlots(usize),
+    /// A record of a weights file begins before this many bytes.
+    MinBlobOffset(u64),
+    /// A record of a weights file does not begin at a multiple of this many bytes.
+    BlobAlignment(u64),
+    /// A constant lies beyond this many bytes of its weights file.
+    MaxWeightsBytes(u64),
+
+    /// One of these ops is called.
+    Ops(&'static [&'static str]),
+    /// This parameter of this op is passed.
+    Passed(&'static str, &'static str),
+    /// A convolution over more spatial axes than this.
+    MaxConvAxes(usize),
+    /// A convolution whose weights are an input of the program.
+    InputAsWeights,
+    /// A convolution in groups whose weights are no constant.
+    ComputedGroups,
+
+    /// A value has this element type.
+    Elements(DType),
+    /// A tensor has a higher rank.
+    MaxRank(usize),
+    /// An axis is longer.
+    MaxAxis(u64),
+    /// The spatial axes of a tensor of rank 4 are longer.
+    MaxSpatial(usize),
+    /// The first axis of the input of a convolution or pooling is longer.
+    MaxBatch(usize),
+    /// A convolution's kernel is larger. The three are the limits for the width, for the height if the width is
+    /// 1, and for both if they are equal.
+    MaxKernel {
+        /// Of the width.
+        width: usize,
+        /// Of the height of a kernel of width 1.
+        column: usize,
+        /// Of a kernel as high as wide.
+        square: usize,
+    },
+    /// A convolution has more output channels.
+    MaxConvChannels(usize),
+    /// A pooling window has a longer side.
+    MaxPool(usize),
+    /// The axis that a matrix product sums over is longer.
+    MaxContraction(usize),
+    /// The axis that a matrix product sums over is no multiple of this.
+    ContractionMultiple(usize),
+    /// A sum or mean over more elements.
+    MaxReduced(usize),
+    /// This op over this axis, counted from 0.
+    ReducedAxis(&'static str, usize),
+    /// `softmax` over an axis whose length is no power of two.
+    SoftmaxLength,
+    /// Attention over at least this many queries and keys, or more keys than the second.
+    AttentionLength(usize, usize),
+    /// A slice that begins further into the last axis.
+    MaxSliceStart(i64),
+    /// `pad` makes the last axis longer.
+    MaxPadded(usize),
+
     /// The most compiles a process gets.
     MaxCompiles(usize),
     /// The most programs a process may have loaded at once.
     MaxLivePrograms(usize),
 }
 
-/// The rules, the more general first. Facts and sources: Orion (arXiv 2603.06728), maderix/ANE and its issues,
-/// qwen-ane's `docs/ANE-REFERENCE.md`, ANEForge.
-pub const RULES: &[Rule] = &[
-    Rule {
-        name: "compile-budget",
-        check: Check::MaxCompiles(119),
-        chips: &[],
-        symptom: "later compiles of the process fail without a reason",
-        grade: Grade::Measured,
-        source: "maderix/ANE on M4, Orion constraint 5; others report 119 to 132",
-        help: "checkpoint and go on in a new process, or use weights as operands",
-    },
-    Rule {
-        name: "live-programs",
-        check: Check::MaxLivePrograms(127),
-        chips: &[],
-        symptom: "the 128th load fails with `Program load failure (0x50004)`",
-        grade: Grade::Measured,
-        source: "qwen-ane on M5 Max, macOS 27; ANEForge says 128; single reports of 169 and 226",
-        help: "drop kernels that are no longer needed",
-    },
-    Rule {
-        name: "weights-files",
-        check: Check::MaxWeightsFiles(16),
-        chips: &[],
-        symptom: "the compile fails with `InvalidMILProgram`",
-        grade: Grade::Measured,
-        source: "Orion fork on M4 and M4 Max; one file of 128 tensors compiles",
-        help: "keep all constants of a program in one file",
-    },
-    Rule {
-        name: "fp32-io",
-        check: Check::ProgramIo(DType::Fp32),
-        chips: &[Chip::M1, Chip::M2],
-        symptom: "the compile fails",
-        grade: Grade::Measured,
-        source: "HiQS Orion fork constraint 18 on M1 Pro and Max; maderix/ANE issue 3 for M2; accepted on M4, and on M2 under macOS 27",
-        help: "declare the program's inputs and outputs as fp16",
-    },
-    Rule {
-        name: "cast",
-        check: Check::Op("cast"),
-        chips: &[Chip::M1, Chip::M2],
-        symptom: "the compile fails",
-        grade: Grade::Claimed,
-        source: "the fallback of maderix/ANE's tiny_train; a later test blames the fp32 boundary alone",
-        help: "convert on the host",
-    },
-    Rule {
-        name: "fp64",
-        check: Check::Elements(DType::Fp64),
-        chips: &[],
-        symptom: "the compile fails",
-        grade: Grade::Source,
-        source: "coremltools' registry has no op that takes fp64",
-        help: "fp64 is for the reference interpreter alone; use fp16 or fp32",
-    },
-    Rule {
-        name: "rank",
-        check: Check::MaxRank(5),
-        chips: &[],
-        symptom: "the compile fails",
-        grade: Grade::Measured,
-        source: "ANEForge's op catalogue",
-        help: "merge axes",
-    },
-    Rule {
-        name: "axis-size",
-        check: Check::MaxAxis(65536),
-        chips: &[],
-        symptom: "the compile fails",
-        grade: Grade::Measured,
-        source: "ANEForge's op catalogue; 16384 for spatial axes up to A15",
-        help: "split the axis over several programs",
-    },
-];
+/// The rules, by topic. Facts and sources: Orion (arXiv 2603.06728) and its forks, maderix/ANE and its issues,
+/// qwen-ane's `docs/ANE-REFERENCE.md`, ANEForge's op catalogue, lil-bro, rustane, the M6 microarchitecture study.
+pub const RULES: &[&[Rule]] = &[program::RULES, ops::RULES, shape::RULES];
+
+/// What most rows say, so that each row says only what is its own.
+const RULE: Rule = Rule {
+    name: "",
+    check: Check::Ops(&[]),
+    chips: &[],
+    os: "",
+    api: Api::Text,
+    effect: Effect::Refused,
+    symptom: "the compile fails",
+    grade: Grade::Measured,
+    source: "",
+    help: "",
+};
 
 /// The rules of one device.
 #[derive(Clone, Debug)]
@@ -202,7 +296,7 @@ impl Limits {
 
     /// The rules that are known of a chip.
     pub fn of(chip: Chip) -> Limits {
-        let rules = RULES.iter().filter(|r| r.chips.is_empty() || r.chips.contains(&chip)).collect();
+        let rules = Rule::all().filter(|r| r.chips.is_empty() || r.chips.contains(&chip)).collect();
         Limits { name: chip.to_string(), rules }
     }
 
@@ -232,108 +326,64 @@ impl Limits {
         })
     }
 
-    /// What breaks the rules in a function.
-    pub(crate) fn findings(&self, f: &ValidFunction) -> Vec<Diagnostic> {
-        self.rules.iter().flat_map(|r| r.findings(f)).collect()
+    /// What in a program breaks the rules.
+    pub(crate) fn findings(&self, program: &Program, functions: &[ValidFunction]) -> Vec<Diagnostic> {
+        self.rules.iter().flat_map(|r| r.findings(program, functions)).collect()
     }
 }
 
 impl Rule {
-    fn finding(&self, message: String) -> Diagnostic {
-        Diagnostic::error(self.name, message)
-            .note(format!("rule `{}`, {} ({})", self.name, self.grade.as_str(), self.source))
-            .note(self.help)
+    /// Every rule.
+    pub fn all() -> impl Iterator<Item = &'static Rule> {
+        RULES.iter().copied().flatten()
     }
 
-    fn findings(&self, f: &ValidFunction) -> Vec<Diagnostic> {
-        match self.check {
-            Check::ProgramIo(dtype) => {
-                let io = f.inputs.iter().map(|v| ("input", v)).chain(f.outputs.iter().map(|v| ("output", v)));
-                io.filter(|(_, v)| f.value(**v).ty.as_tensor().is_some_and(|t| t.dtype == dtype))
-                    .map(|(side, v)| {
-                        let v = f.value(*v);
-                        self.finding(format!(
-                            "{side} `{}` is {}: no {dtype} inputs and outputs here",
-                            v.name, v.ty
-                        ))
-                        .at(v.span, "")
-                    })
-                    .collect()
-            }
-            Check::Op(op) => calls(f)
-                .filter(|c| c.op.name == op)
-                .map(|c| self.finding(format!("op `{op}` (`{}`) is not taken here", f.label(c))).at(c.span, ""))
-                .collect(),
-            Check::Elements(dtype) => {
-                self.values(f, |t| (t.dtype == dtype).then(|| format!("no {dtype} elements here")))
-            }
-            Check::MaxRank(max) => {
-                self.values(f, |t| (t.shape.len() > max).then(|| format!("rank {} is above {max}", t.shape.len())))
-            }
-            Check::MaxAxis(max) => self.values(f, |t| {
-                let over = t.shape.iter().filter_map(|d| d.fixed()).find(|&d| d as u64 > max)?;
-                Some(format!("size {over} is above {max}"))
-            }),
-            Check::MaxWeightsFiles(max) => {
-                let mut files: Vec<&str> = f.blobs().map(|(_, b)| b.path.as_str()).collect();
-                files.sort_unstable();
-                files.dedup();
-                match files.len() > max {
-                    true => {
-                        vec![self.finding(format!(
-                            "the program refers to {} weights files, at most {max}",
-                            files.len()
-                        ))]
-                    }
-                    false => Vec::new(),
-                }
-            }
-            // Budgets of a process: the device counts.
-            Check::MaxCompiles(_) | Check::MaxLivePrograms(_) => Vec::new(),
-        }
+    /// The rule of that name.
+    pub fn of_name(name: &str) -> Option<&'static Rule> {
+        Rule::all().find(|r| r.name == name)
     }
 
-    /// One finding for each value that is computed or passed in (constants are folded) and that `wrong` finds wrong.
-    fn values(&self, f: &ValidFunction, wrong: impl Fn(&TensorType) -> Option<String>) -> Vec<Diagnostic> {
-        f.values
-            .iter()
-            .filter(|v| !v.is_scalar_constant())
-            .filter_map(|v| {
-                let why = wrong(v.ty.as_tensor()?)?;
-                Some(self.finding(format!("`{}` is {}: {why}", v.name, v.ty)).at(v.span, ""))
+    /// Whether it is a budget of a process, which no program breaks by itself.
+    pub fn is_budget(&self) -> bool {
+        matches!(self.check, Check::MaxCompiles(_) | Check::MaxLivePrograms(_))
+    }
+
+    fn findings(&self, program: &Program, functions: &[ValidFunction]) -> Vec<Diagnostic> {
+        let known = [self.grade.as_str(), self.api.as_str(), self.os];
+        let known = known.into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", ");
+        find::hits(&self.check, program, functions)
+            .into_iter()
+            .map(|hit| {
+                let d =
+                    Diagnostic { severity: self.effect.severity(), ..Diagnostic::error(self.name, hit.message) };
+                d.at(hit.span, "")
+                    .note(format!("on the engine {}", self.symptom))
+                    .note(format!("rule `{}`, {known}: {}", self.name, self.source))
+                    .note(self.help)
             })
             .collect()
     }
-}
-
-/// All calls of a function, those of nested blocks included.
-fn calls(f: &ValidFunction) -> impl Iterator<Item = &ValidCall> {
-    let mut stack: Vec<&ValidCall> = f.body.calls.iter().rev().collect();
-    std::iter::from_fn(move || {
-        let call = stack.pop()?;
-        stack.extend(call.blocks.iter().flat_map(|b| b.calls.iter().rev()));
-        Some(call)
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::builder::Builder;
-    use crate::ir::{TensorType, Version};
+    use crate::ir::TensorType;
     use crate::valid::validate;
 
     #[test]
     fn names_are_unique_and_rules_are_sourced() {
-        let mut names: Vec<&str> = RULES.iter().map(|r| r.name).collect();
+        let mut names: Vec<&str> = Rule::all().map(|r| r.name).collect();
+        let n = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), RULES.len());
-        assert!(RULES.iter().all(|r| !r.source.is_empty() && !r.help.is_empty() && !r.symptom.is_empty()));
+        assert_eq!(names.len(), n);
+        assert!(Rule::all().all(|r| [r.name, r.source, r.help, r.symptom].iter().all(|s| !s.is_empty())));
     }
 
     #[test]
-    fn fp32_io_and_casts_are_refused_on_the_chips_that_do() {
+    fn fp32_io_is_refused_on_the_chip_that_does() {
         let mut b = Builder::new(Version::V1_0);
         let x = b.input("x", TensorType::new(DType::Fp32, &[1, 4])).unwrap();
         let y = b.cast(x, DType::Fp16).unwrap();
@@ -341,18 +391,7 @@ mod tests {
         assert!(validate(program.clone(), &Limits::of(Chip::M4)).is_ok());
         let e = validate(program, &Limits::of(Chip::M1)).unwrap_err();
         assert!(e.is_refused());
-        let codes: Vec<&str> = e.diagnostics().iter().map(|d| d.code).collect();
-        assert_eq!(codes, ["fp32-io", "cast"]);
-    }
-
-    #[test]
-    fn sizes_above_the_limits_are_refused() {
-        for (shape, code) in [(&[1usize; 6][..], "rank"), (&[1, 70000], "axis-size")] {
-            let mut b = Builder::new(Version::V1_3);
-            let x = b.input("x", TensorType::new(DType::Fp16, shape)).unwrap();
-            let y = b.relu(x).unwrap();
-            let e = validate(b.finish(&[y]).unwrap(), &Limits::of(Chip::M4)).unwrap_err();
-            assert_eq!(e.diagnostics()[0].code, code);
-        }
+        let errors = e.diagnostics().iter().filter(|d| d.severity == Severity::Error);
+        assert_eq!(errors.map(|d| d.code).collect::<Vec<_>>(), ["fp32-io"]);
     }
 }

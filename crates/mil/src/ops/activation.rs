@@ -248,8 +248,11 @@ pub(super) fn softmax(x: &Tensor, axis: usize) -> Vec<f64> {
     group.iter().zip(&powers).map(|(&g, &p)| p / sums[g]).collect()
 }
 
-/// The function and the slope that a mode of `gelu` stands for.
-fn gelu_mode(mode: &str) -> OpResult<(fn(f64) -> f64, Slope)> {
+/// A function and its slope.
+type Curve = (fn(f64) -> f64, Slope);
+
+/// What a mode of `gelu` stands for.
+fn gelu_mode(mode: &str) -> OpResult<Curve> {
     // sqrt(2 / pi), and the cubic's factor, of the approximation by tanh.
     const INNER: f64 = 0.797_884_560_802_865_4;
     const CUBIC: f64 = 0.044_715;

@@ -3,6 +3,7 @@
 //! One row of `CASES` is one call on fp64 tensors; its gradient, as MIL, is run by the reference interpreter and
 //! compared with central differences of a weighted sum of the outputs. A differentiable op without a row fails.
 
+mod moving;
 mod pointwise;
 mod products;
 
@@ -97,7 +98,8 @@ fn check(case: &Case, n_inputs: usize) -> Result<(), String> {
             };
             let expected = (at(h)? - at(-h)?) / (2.0 * h);
             let found = gradients[i].floats().unwrap()[j];
-            if !((found - expected).abs() <= 1e-7 * (1.0 + expected.abs())) {
+            let near = (found - expected).abs() <= 1e-7 * (1.0 + expected.abs());
+            if !near {
                 return Err(format!(
                     "{op}: gradient of input {i} element {j} is {found}, differences say {expected}"
                 ));
@@ -133,9 +135,9 @@ fn weighted(case: &Case, n_inputs: usize, xs: &[Vec<f64>]) -> Result<(ValidProgr
 }
 
 /// The families' own cases.
-const FAMILIES: &[&[Case]] = &[CASES, pointwise::CASES, products::CASES];
+const FAMILIES: &[&[Case]] = &[CASES, moving::CASES, pointwise::CASES, products::CASES];
 /// Cases whose inputs but the first are constants, as the op wants them.
-const CONSTANT_FAMILIES: &[&[Case]] = &[pointwise::CONSTANT_CASES, products::OF_CONSTANTS];
+const CONSTANT_FAMILIES: &[&[Case]] = &[pointwise::CONSTANT_CASES, products::CONSTANT_CASES];
 
 #[test]
 fn gradients_agree_with_finite_differences() {

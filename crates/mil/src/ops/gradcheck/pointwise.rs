@@ -186,3 +186,35 @@ pub(super) const CONSTANT_CASES: &[Case] = &[
             .finish()
     }),
 ];
+
+/// A loss of `call`, whose `x` is fp16 and whose other arguments, `param` among them, are fp32.
+fn mixed(param: &str, call: &str) -> Result<crate::grad::Gradient> {
+    let source = format!(
+        "program(1.3)\n{{\n func main<ios17>(tensor<fp16, [2, 3, 4]> x) {{\n\
+         tensor<fp32, [3]> p = const()[val = tensor<fp32, [3]>([1, 2, 3])];\n\
+         fp32 a = const()[val = fp32(0.5)];\n\
+         tensor<fp16, [2, 3, 4]> y = {call};\n\
+         fp16 loss = reduce_sum(x = y);\n }} -> (loss);\n}}"
+    );
+    let program = validate(crate::text::parse(&source).unwrap(), &Limits::none()).unwrap();
+    gradient(&program, "loss", &["x", param], Seed::One)
+}
+
+#[test]
+fn gradients_have_the_element_types_of_their_arguments_and_know_defaults() {
+    // Neither epsilon nor axes of these calls are written out.
+    let call = "batch_norm(x = x, mean = p, variance = p, gamma = p)";
+    for call in [call, "instance_norm(x = x, gamma = p, beta = p)"] {
+        let g = mixed("p", call).unwrap();
+        let program = validate(g.program, &Limits::none()).unwrap();
+        let f = program.main();
+        let types: Vec<String> = f.outputs.iter().map(|&v| f.value(v).ty.to_string()).collect();
+        assert_eq!(types, ["fp16 []", "fp16 [2, 3, 4]", "fp32 [3]"], "{call}");
+    }
+}
+
+#[test]
+fn what_has_no_gradient_is_refused_by_name() {
+    let e = mixed("a", "elu(x = x, alpha = a)").unwrap_err().to_string();
+    assert!(e.contains("op `elu` (`y`) argument `alpha` has no gradient"), "{e}");
+}
