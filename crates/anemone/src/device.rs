@@ -5,6 +5,7 @@
 
 pub mod apple;
 pub mod faults;
+pub mod self_test;
 pub mod soft;
 
 pub use apple::AppleDevice;

@@ -4,6 +4,8 @@
 mod args;
 mod check;
 mod devices;
+mod doctor;
+mod engine;
 mod fmt;
 mod input;
 mod progress;
@@ -50,6 +52,7 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::run(args, out),
         Command::Fmt(args) => fmt::run(args, out),
         Command::Devices(args) => devices::run(args, out),
+        Command::Doctor(args) => doctor::run(args, out),
     }
 }
 

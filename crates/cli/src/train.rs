@@ -1,6 +1,7 @@
 //! `anemone train`: trains a preset or a configuration in a run folder, and replaces its own process by a new one
 //! when the device's budget of compiles is spent.
 
+use crate::engine;
 use crate::progress::Progress;
 use crate::run_dir::RunDir;
 use crate::{Outcome, args};
@@ -132,8 +133,12 @@ enum Ended {
 impl Run {
     /// Opens the device, and resumes the run where there is something to resume.
     fn start(config: Config, dir: RunDir, mut progress: Progress) -> anyhow::Result<Run> {
-        let device = device::open(&config.device.options()?)?;
+        let (options, why) = engine::options(&config.device)?;
+        let device = device::open(&options)?;
         progress.say(&format!("run folder {dir}"));
+        if let Some(why) = why {
+            progress.say(&format!("device     {why}"));
+        }
         progress.say(&format!("device     {}", device.name()));
         let mut trainer = Trainer::new(&config, device)?;
         let checkpoint = dir.checkpoint();

@@ -3,6 +3,7 @@
 use super::{Failure, Options};
 use crate::device::{Device, Kernel, Usage};
 use crate::error::{Error, Result};
+use anemone_mil::ir::Version;
 use anemone_mil::limits::Limits;
 use anemone_mil::{ValidProgram, Weights};
 use std::convert::Infallible;
@@ -18,6 +19,21 @@ impl AppleDevice {
     /// Always, with [`Error::is_unavailable`].
     pub fn open(_: &Options) -> Result<AppleDevice> {
         Err(Error::unavailable("the Neural Engine is in Apple's machines and this is none; use `--device soft`"))
+    }
+
+    /// Whether fp32 inputs and outputs were tried and refused.
+    pub fn fell_back_to_fp16(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// The folders with model files that exist now.
+    pub fn n_folders(&self) -> usize {
+        match self.0 {}
+    }
+
+    /// The version of the language that was taken, once a program was.
+    pub fn version(&self) -> Option<Version> {
+        match self.0 {}
     }
 
     /// What calls have said about their failures.

@@ -115,6 +115,11 @@ impl AppleDevice {
         self.engine.folders.n_folders()
     }
 
+    /// Whether fp32 inputs and outputs were tried and refused.
+    pub fn fell_back_to_fp16(&self) -> bool {
+        self.engine.taken().fp32_io == Some(false)
+    }
+
     /// The version of the language that was taken, once a program was.
     pub fn version(&self) -> Option<Version> {
         self.engine.taken().version
