@@ -40,7 +40,11 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
     });
     match run.train()? {
         Ended::Finished => run.finish(args.json, out),
-        Ended::Restart => Err(replace_process(&run.dir)),
+        Ended::Restart => {
+            // What a device has loaded and written would outlive this process's memory.
+            drop(run.trainer);
+            Err(replace_process(&run.dir))
+        }
         Ended::Interrupted => {
             bail!(
                 "interrupted at step {}; go on with `anemone train --resume --run-dir {}`",
