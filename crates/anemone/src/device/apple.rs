@@ -11,6 +11,8 @@ mod driver;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 mod folder;
 pub mod program;
+#[cfg(all(feature = "stand-ins", any(target_os = "macos", feature = "gnustep")))]
+pub mod stand_in;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 mod surface;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]

@@ -3,7 +3,7 @@
 use super::folder::{Folder, Folders};
 use super::program::{Form, Port, Shaped, WEIGHTS_PATH};
 use super::surface::AppleBuffer;
-use super::sys::{Model, Request, Runtime, Surface};
+use super::sys::{Model, Request, Runtime, Surface, SurfaceApi};
 use super::{Failure, Options, ProgramIo};
 use crate::device::{Buffer, Device, Kernel, Signature, Usage, is_io_type};
 use crate::error::{Error, Result};
@@ -77,6 +77,11 @@ impl AppleDevice {
     ///
     /// [`Error::is_unavailable`] that names the framework, class or method that is missing or differs.
     pub fn open(options: &Options) -> Result<AppleDevice> {
+        AppleDevice::open_with(options, None)
+    }
+
+    /// Opens with other functions than those of IOSurface, if there are any.
+    pub(super) fn open_with(options: &Options, surfaces: Option<SurfaceApi>) -> Result<AppleDevice> {
         let libraries = match &options.stand_ins {
             Some(paths) => paths.clone(),
             None if cfg!(target_os = "macos") => FRAMEWORKS.map(PathBuf::from).to_vec(),
@@ -86,7 +91,7 @@ impl AppleDevice {
                 ));
             }
         };
-        let runtime = Runtime::open(&libraries, &options.class_prefix)?;
+        let runtime = Runtime::open(&libraries, &options.class_prefix, surfaces)?;
         let temporary = runtime.temporary_folder()?;
         Ok(AppleDevice {
             engine: Arc::new(Engine {

@@ -76,11 +76,26 @@ impl Drop for Object {
 /// IOSurface's functions.
 #[derive(Clone, Copy)]
 pub(super) struct SurfaceApi {
-    create: unsafe extern "C-unwind" fn(*const AnyObject) -> *mut RawSurface,
-    lock: unsafe extern "C-unwind" fn(*mut RawSurface, u32, *mut u32) -> i32,
-    unlock: unsafe extern "C-unwind" fn(*mut RawSurface, u32, *mut u32) -> i32,
-    base: unsafe extern "C-unwind" fn(*mut RawSurface) -> *mut c_void,
-    alloc_size: unsafe extern "C-unwind" fn(*mut RawSurface) -> usize,
+    pub(super) create: unsafe extern "C-unwind" fn(*const AnyObject) -> *mut RawSurface,
+    pub(super) lock: unsafe extern "C-unwind" fn(*mut RawSurface, u32, *mut u32) -> i32,
+    pub(super) unlock: unsafe extern "C-unwind" fn(*mut RawSurface, u32, *mut u32) -> i32,
+    pub(super) base: unsafe extern "C-unwind" fn(*mut RawSurface) -> *mut c_void,
+    pub(super) alloc_size: unsafe extern "C-unwind" fn(*mut RawSurface) -> usize,
+}
+
+impl SurfaceApi {
+    fn find(libraries: &[Library]) -> Result<SurfaceApi> {
+        // SAFETY: the types are those of IOSurface's header.
+        unsafe {
+            Ok(SurfaceApi {
+                create: symbol(libraries, c"IOSurfaceCreate")?,
+                lock: symbol(libraries, c"IOSurfaceLock")?,
+                unlock: symbol(libraries, c"IOSurfaceUnlock")?,
+                base: symbol(libraries, c"IOSurfaceGetBaseAddress")?,
+                alloc_size: symbol(libraries, c"IOSurfaceGetAllocSize")?,
+            })
+        }
+    }
 }
 
 /// The keys of a surface's properties, in the order [`Runtime::surface`] gives their values.
@@ -121,11 +136,12 @@ pub(super) struct Runtime {
 
 impl Runtime {
     /// Opens the libraries, finds the classes whose names begin with `prefix`, and checks the type of each method.
+    /// Surfaces come from IOSurface's functions, if no others are given.
     ///
     /// # Errors
     ///
     /// [`Error::is_unavailable`] that names what is missing or differs.
-    pub(super) fn open(libraries: &[PathBuf], prefix: &str) -> Result<Arc<Runtime>> {
+    pub(super) fn open(libraries: &[PathBuf], prefix: &str, surfaces: Option<SurfaceApi>) -> Result<Arc<Runtime>> {
         let libraries = libraries.iter().map(|path| open_library(path.as_os_str())).collect::<Result<Vec<_>>>()?;
         for row in table::SELECTORS {
             check(row, prefix)?;
@@ -144,24 +160,18 @@ impl Runtime {
             request: class(table::REQUEST)?,
         };
         let has_attributes = method(classes.model, Kind::Instance, "modelAttributes").is_some();
-        // SAFETY: the types are those of IOSurface's and Foundation's headers.
-        let (surfaces, temporary_folder) = unsafe {
-            let surfaces = SurfaceApi {
-                create: symbol(&libraries, c"IOSurfaceCreate")?,
-                lock: symbol(&libraries, c"IOSurfaceLock")?,
-                unlock: symbol(&libraries, c"IOSurfaceUnlock")?,
-                base: symbol(&libraries, c"IOSurfaceGetBaseAddress")?,
-                alloc_size: symbol(&libraries, c"IOSurfaceGetAllocSize")?,
-            };
-            (surfaces, symbol(&libraries, c"NSTemporaryDirectory")?)
-        };
-        let key = |name: &CStr| {
-            // SAFETY: each key is a constant `CFStringRef`, which may be used as an `NSString`.
-            let key = unsafe { Retained::retain(*symbol::<*const *mut AnyObject>(&libraries, name)?) };
-            let missing = || Error::unavailable(format!("`{}` of IOSurface is nil", name.to_string_lossy()));
-            key.map(Object::new).ok_or_else(missing)
+        // SAFETY: the type is that of Foundation's header.
+        let temporary_folder = unsafe { symbol(&libraries, c"NSTemporaryDirectory")? };
+        let has_constants = surfaces.is_none();
+        let surfaces = match surfaces {
+            Some(api) => api,
+            None => SurfaceApi::find(&libraries)?,
         };
         let [a, b, c, d, e, f] = SURFACE_KEYS;
+        let key = |name: &CStr| match has_constants {
+            true => surface_key(&libraries, name),
+            false => surface_key_text(classes.string, name),
+        };
         let surface_keys = [key(a)?, key(b)?, key(c)?, key(d)?, key(e)?, key(f)?];
         Ok(Arc::new(Runtime {
             classes,
@@ -608,7 +618,24 @@ impl Model {
     }
 }
 
-fn open_library(path: &OsStr) -> Result<Library> {
+/// The key of a surface's property, which is a constant of IOSurface.
+fn surface_key(libraries: &[Library], name: &CStr) -> Result<Object> {
+    // SAFETY: each key is a constant `CFStringRef`, which may be used as an `NSString`.
+    let key = unsafe { Retained::retain(*symbol::<*const *mut AnyObject>(libraries, name)?) };
+    let missing = || Error::unavailable(format!("`{}` of IOSurface is nil", name.to_string_lossy()));
+    key.map(Object::new).ok_or_else(missing)
+}
+
+/// The same where surfaces are stand-ins: the text that the constant holds, its name without the `k`.
+fn surface_key_text(string: &'static AnyClass, name: &CStr) -> Result<Object> {
+    // SAFETY: the text ends with a zero byte and is copied.
+    let key: Option<Retained<AnyObject>> =
+        autoreleasepool(|_| unsafe { msg_send![string, stringWithUTF8String: name.as_ptr().add(1)] });
+    key.map(Object::new).ok_or_else(|| Error::unavailable("`stringWithUTF8String:` said nil"))
+}
+
+/// Opens a library.
+pub(super) fn open_library(path: &OsStr) -> Result<Library> {
     // SAFETY: the libraries are frameworks of the system, or stand-ins for them; their initialisers may run at any
     // time.
     let opened = unsafe { Library::new(path) };
