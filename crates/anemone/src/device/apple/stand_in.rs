@@ -78,7 +78,6 @@ pub struct Counts {
 /// One set of stand-in classes.
 pub struct StandIns {
     world: Arc<World>,
-    library: PathBuf,
 }
 
 struct World {
@@ -86,6 +85,7 @@ struct World {
     /// Its budgets are not asked: the stand-ins have their own.
     chip: Chip,
     fault: Option<(Fault, usize)>,
+    foundation: PathBuf,
     n_faults: AtomicUsize,
     n_objects: AtomicI64,
     n_compiles: AtomicUsize,
@@ -138,9 +138,9 @@ impl StandIns {
         // Classes cannot be unloaded.
         std::mem::forget(opened);
         let number = N_WORLDS.fetch_add(1, Ordering::Relaxed);
-        let world = Arc::new(World::new(format!("AnemoneStandIn{number}_"), chip, fault));
+        let world = Arc::new(World::new(format!("AnemoneStandIn{number}_"), chip, fault, foundation));
         register(&world)?;
-        Ok(StandIns { world, library: foundation })
+        Ok(StandIns { world })
     }
 
     /// The device on these classes.
@@ -150,7 +150,7 @@ impl StandIns {
     /// As [`AppleDevice::open`].
     pub fn open(&self, options: &Options) -> Result<AppleDevice> {
         let options = Options {
-            stand_ins: Some(vec![self.library.clone()]),
+            stand_ins: Some(vec![self.world.foundation.clone()]),
             class_prefix: self.world.prefix.clone(),
             chip: self.world.chip,
             ..options.clone()
@@ -180,11 +180,12 @@ impl StandIns {
 }
 
 impl World {
-    fn new(prefix: String, chip: Chip, fault: Option<(Fault, usize)>) -> World {
+    fn new(prefix: String, chip: Chip, fault: Option<(Fault, usize)>, foundation: PathBuf) -> World {
         World {
             prefix,
             chip,
             fault,
+            foundation,
             n_faults: AtomicUsize::new(0),
             n_objects: AtomicI64::new(0),
             n_compiles: AtomicUsize::new(0),
@@ -394,9 +395,14 @@ fn items_of(array: *const AnyObject) -> Option<Vec<Retained<AnyObject>>> {
 /// Fills in the error, if there is a place for it, and says NO.
 fn no(place: *mut *mut AnyObject, code: isize, text: &str) -> Bool {
     let user_info = || -> Option<Retained<AnyObject>> {
-        let key = string("NSLocalizedDescription");
-        // SAFETY: both are strings.
-        unsafe { msg_send![class("NSDictionary").ok()?, dictionaryWithObject: string(text), forKey: key] }
+        // The constant `NSLocalizedDescriptionKey` as macOS and as GNUstep have it.
+        let keys = ["NSLocalizedDescription", "NSLocalizedDescriptionKey"].map(string);
+        let values = [string(text); 2];
+        let class = class("NSDictionary").ok()?;
+        // SAFETY: two strings each.
+        unsafe {
+            msg_send![class, dictionaryWithObjects: values.as_ptr(), forKeys: keys.as_ptr(), count: 2usize]
+        }
     };
     if let (false, Some(info), Ok(class)) = (place.is_null(), user_info(), class("NSError")) {
         let domain = string("com.apple.appleneuralengine");
@@ -494,12 +500,12 @@ extern "C-unwind" fn attributes(_: &AnyObject, _: Sel) -> *mut AnyObject {
     ptr::null_mut()
 }
 
-/// `NSTemporaryDirectory()`, by the class that has the same answer.
-fn temporary_folder() -> Option<PathBuf> {
-    // SAFETY: the symbol is Foundation's, which is open.
+/// `NSTemporaryDirectory()`.
+fn temporary_folder(world: &World) -> Option<PathBuf> {
+    let library = super::sys::open_library(world.foundation.as_os_str()).ok()?;
+    // SAFETY: the symbol is Foundation's, with the type of its header.
     unsafe {
-        let this = libloading::os::unix::Library::this();
-        let f = this.get::<extern "C-unwind" fn() -> *mut AnyObject>(b"NSTemporaryDirectory\0").ok()?;
+        let f = library.get::<extern "C-unwind" fn() -> *mut AnyObject>(b"NSTemporaryDirectory\0").ok()?;
         text_of(f()).map(PathBuf::from)
     }
 }
@@ -528,7 +534,7 @@ extern "C-unwind" fn compile(
     if world.fails(Fault::CompileNo) || limits.max_compiles().is_some_and(|max| n >= max) {
         return no(error, 2, "_ANECompiler : ANECCompile() FAILED : err=(CompilationFailure)");
     }
-    let Some(folder) = temporary_folder().map(|f| f.join(identifier(world, &model))) else {
+    let Some(folder) = temporary_folder(world).map(|f| f.join(identifier(world, &model))) else {
         return no(error, 3, "no folder");
     };
     let on_disk = |name: &str| std::fs::read(folder.join(name)).unwrap_or_default();
@@ -795,7 +801,7 @@ unsafe extern "C-unwind" fn create_surface(properties: *const AnyObject) -> *mut
         (size > 0 && width * element <= row && row * height <= size).then_some(size)
     };
     let (Some(size), Some(class)) = (size(), surface_class()) else { return ptr::null_mut() };
-    let world = Arc::new(World::new(String::new(), Chip::M4, None));
+    let world = Arc::new(World::new(String::new(), Chip::M4, None, PathBuf::new()));
     let content = Content::Surface { bytes: Mutex::new(vec![0; size]), n_locks: AtomicI64::new(0) };
     let object = object(class, &world, content);
     N_SURFACES.fetch_add(1, Ordering::SeqCst);
