@@ -37,6 +37,11 @@ pub trait Device: Send + Sync {
 
     /// What has been used so far.
     fn usage(&self) -> Usage;
+
+    /// How it rounds, for reports.
+    fn arithmetic(&self) -> &'static str {
+        "fp16 with f32 accumulation, nearest even"
+    }
 }
 
 /// What a process has used of a device.
@@ -109,7 +114,8 @@ pub trait Buffer: Any + Send {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Select {
-    /// The best that is known to work here.
+    /// The best that is known to work here: the software engine, unless whoever asks knows better. The command
+    /// `anemone` goes by the verdict of `anemone doctor`.
     #[default]
     Auto,
     /// The Neural Engine.

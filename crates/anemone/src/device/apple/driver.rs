@@ -159,6 +159,13 @@ impl Device for AppleDevice {
         Ok(Box::new(result?))
     }
 
+    fn arithmetic(&self) -> &'static str {
+        match self.engine.options.stand_ins {
+            Some(_) => "that of the stand-in classes",
+            None => "fp16, accumulated and rounded as the engine does",
+        }
+    }
+
     fn usage(&self) -> Usage {
         Usage {
             n_compiles: self.engine.n_compiles.load(Ordering::Relaxed),

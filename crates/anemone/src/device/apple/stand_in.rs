@@ -400,9 +400,7 @@ fn no(place: *mut *mut AnyObject, code: isize, text: &str) -> Bool {
         let values = [string(text); 2];
         let class = class("NSDictionary").ok()?;
         // SAFETY: two strings each.
-        unsafe {
-            msg_send![class, dictionaryWithObjects: values.as_ptr(), forKeys: keys.as_ptr(), count: 2usize]
-        }
+        unsafe { msg_send![class, dictionaryWithObjects: values.as_ptr(), forKeys: keys.as_ptr(), count: 2usize] }
     };
     if let (false, Some(info), Ok(class)) = (place.is_null(), user_info(), class("NSError")) {
         let domain = string("com.apple.appleneuralengine");
