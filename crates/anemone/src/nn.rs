@@ -44,11 +44,13 @@ pub struct Outputs {
 
 /// A finished graph.
 #[derive(Clone, Debug)]
-pub(crate) struct Built {
-    pub(crate) program: Program,
+pub struct Built {
+    /// From [`INPUT`], [`TARGET`] and the parameters to loss and prediction, in this order, all of them fp32.
+    pub program: Program,
     /// The parameters with the names of their inputs.
-    pub(crate) params: Vec<(ParamSpec, String)>,
-    pub(crate) loss: String,
+    pub params: Vec<(ParamSpec, String)>,
+    /// The name of the loss.
+    pub loss: String,
 }
 
 /// A model: given its inputs, what it computes.
@@ -63,7 +65,11 @@ pub trait Model {
 
 impl Graph {
     /// The graph of a model on batches of these shapes.
-    pub(crate) fn build(model: &dyn Model, x: &[usize], target: &[usize]) -> Result<Built> {
+    ///
+    /// # Errors
+    ///
+    /// If shapes do not fit, or a name is taken.
+    pub fn build(model: &dyn Model, x: &[usize], target: &[usize]) -> Result<Built> {
         let mut g = Graph { builder: Builder::new(Version::V1_3), params: Vec::new() };
         let x = g.input(INPUT, TensorType::new(DType::Fp32, x))?;
         let target = g.input(TARGET, TensorType::new(DType::Fp32, target))?;

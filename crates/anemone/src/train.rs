@@ -51,8 +51,10 @@ pub struct Trainer {
     background: Option<Background>,
     batch: Batch,
     state: State,
-    /// The step at which this process began, and what the state's counters were then.
+    /// The step at which this process began, and the compiles of the device that are not this run's or are in its
+    /// counters already.
     begun_at: u64,
+    n_compiles_before: usize,
     clock: Instant,
     finished: bool,
     evaluator: Evaluator,
@@ -91,8 +93,9 @@ struct Batch {
 pub enum Event {
     /// A step.
     Step(StepReport),
-    /// Nothing: this process has no compiles left. Save a checkpoint, and resume it in a new process.
-    Restart,
+    /// Nothing: this process cannot go on, for the reason given, but a new one may. Save a checkpoint, and resume it
+    /// there.
+    Restart(String),
     /// Nothing: training is over.
     Finished,
 }
@@ -152,6 +155,7 @@ impl Trainer {
         let params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
         let (compiler, io, n_fallbacks) = compiler(config, &device, &plan, config.weights.io)?;
         let evaluator = Evaluator::new(&built)?;
+        let n_compiles_before = device.usage().n_compiles;
         let trainer = Trainer {
             device,
             environment: plan.environment(),
@@ -167,6 +171,7 @@ impl Trainer {
                 stats: Stats { n_io_fallbacks: n_fallbacks, ..Stats::default() },
             },
             begun_at: 0,
+            n_compiles_before,
             clock: Instant::now(),
             finished: config.train.steps == 0,
             optimizer: Box::new(Sgd),
@@ -189,7 +194,7 @@ impl Trainer {
     /// If the checkpoint is of another configuration or model; the trainer is then as it was.
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.check_config(&self.identity())?;
-        let state: State = serde_json::from_value(checkpoint.state.clone())
+        let mut state: State = serde_json::from_value(checkpoint.state.clone())
             .map_err(|e| Error::checkpoint(format!("the checkpoint's state cannot be read: {e}")))?;
         let params = self
             .specs
@@ -203,10 +208,14 @@ impl Trainer {
             })
             .collect::<Result<_>>()?;
         if state.io != self.state.io {
-            (self.compiler, ..) = compiler(&self.config, &self.device, &self.plan, state.io)?;
+            // Where fp32 was taken, it may not be taken here.
+            let n_fallbacks;
+            (self.compiler, state.io, n_fallbacks) = compiler(&self.config, &self.device, &self.plan, state.io)?;
+            state.stats.n_io_fallbacks += n_fallbacks;
         }
         self.params = params;
         self.begun_at = state.step;
+        self.n_compiles_before = self.device.usage().n_compiles;
         self.finished = state.step >= self.config.train.steps || self.converged(state.last_loss);
         self.kernels = None;
         self.background = None;
@@ -229,14 +238,14 @@ impl Trainer {
         }
         let mut waited = self.state.stats.compile_wait_s;
         if self.at_boundary() && self.out_of_compiles() {
-            return self.restart("the budget of compiles is spent");
+            return self.restart("the budget of compiles is spent".into());
         }
         if self.kernels.is_none()
             && let Err(e) = self.compile_now()
         {
             // A new process may have better luck, but only where this one has got anywhere.
             let hopeless = e.is_refused() || e.is_config() || self.state.step == self.begun_at;
-            return if hopeless { Err(e) } else { self.restart(&e.to_string()) };
+            return if hopeless { Err(e) } else { self.restart(e.to_string()) };
         }
         waited = self.state.stats.compile_wait_s - waited;
 
@@ -394,7 +403,15 @@ impl Trainer {
 
     /// The update, and the kernels for the next batch.
     fn end_batch(&mut self) -> Result<()> {
-        self.update()?;
+        if let Err(e) = self.update() {
+            // The last update is where the run stands; it can be saved there.
+            self.state.step -= self.batch.n_steps;
+            self.batch.n_steps = 0;
+            self.batch.n_added = 0;
+            self.batch.gradients.clear();
+            return Err(e);
+        }
+        self.batch.n_steps = 0;
         let over = self.state.step == self.config.train.steps || self.converged(self.state.last_loss);
         let was_stale = std::mem::take(&mut self.batch.stale);
         if let Some(background) = self.background.take() {
@@ -408,8 +425,16 @@ impl Trainer {
             self.batch.kernel_update = self.state.update;
         } else if !over && self.overlaps() && !was_stale && self.kernels.is_some() {
             self.prepare()?;
-            self.background = Some(self.compiler.compile_in_background(self.layer_weights())?);
-            self.batch.stale = true;
+            match self.compiler.compile_in_background(self.layer_weights()) {
+                Ok(background) => {
+                    self.background = Some(background);
+                    self.batch.stale = true;
+                }
+                Err(_) => {
+                    self.state.stats.n_background_failures += 1;
+                    self.kernels = None;
+                }
+            }
         } else if !over {
             self.kernels = None;
         }
@@ -425,14 +450,13 @@ impl Trainer {
         self.state.stats.compile_wait_s += waited_s;
         // The update before the one just made is what was being compiled.
         self.batch.kernel_update = self.state.update - 1;
+        let (result, stats) = result;
+        let busy_s = stats.busy.as_secs_f64();
+        self.state.stats.compile_busy_s += busy_s;
+        self.state.stats.compile_hidden_s += (busy_s - waited_s).max(0.0);
+        self.state.stats.n_retries += stats.n_retries;
         match result {
-            Ok((kernels, stats)) => {
-                let busy_s = stats.busy.as_secs_f64();
-                self.state.stats.compile_busy_s += busy_s;
-                self.state.stats.compile_hidden_s += (busy_s - waited_s).max(0.0);
-                self.state.stats.n_retries += stats.n_retries;
-                self.kernels = Some(kernels);
-            }
+            Ok(kernels) => self.kernels = Some(kernels),
             Err(_) => {
                 // The next step compiles in the foreground, and says what is wrong if it still is.
                 self.state.stats.n_background_failures += 1;
@@ -444,7 +468,6 @@ impl Trainer {
     /// Moves the parameters by the batch's mean gradient, and begins another batch.
     fn update(&mut self) -> Result<()> {
         let n = std::mem::take(&mut self.batch.n_added);
-        self.batch.n_steps = 0;
         let staleness = if self.batch.stale { self.config.weights.stale_scale } else { 1.0 };
         let scale = staleness / (n.max(1) as f32 * self.config.train.loss_scale);
         let mut finite = true;
@@ -490,12 +513,11 @@ impl Trainer {
     fn compile_now(&mut self) -> Result<()> {
         self.prepare()?;
         let start = Instant::now();
-        let result = self.compiler.compile(&self.layer_weights());
+        let (result, stats) = self.compiler.compile(&self.layer_weights());
         self.state.stats.compile_wait_s += start.elapsed().as_secs_f64();
-        let (kernels, stats) = result?;
         self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
         self.state.stats.n_retries += stats.n_retries;
-        self.kernels = Some(kernels);
+        self.kernels = Some(result?);
         self.batch.kernel_update = self.state.update;
         Ok(())
     }
@@ -522,14 +544,14 @@ impl Trainer {
         needed && self.device.usage().n_compiles + self.compiler.n_programs() > self.budget()
     }
 
-    fn restart(&mut self, why: &str) -> Result<Event> {
+    fn restart(&mut self, why: String) -> Result<Event> {
         if self.state.step == self.begun_at {
             return Err(Error::budget(format!(
                 "{why}, and this process has made no step: another restart would not help"
             )));
         }
         self.state.stats.restarted_at.push(self.state.step);
-        Ok(Event::Restart)
+        Ok(Event::Restart(why))
     }
 
     /// Every process must get somewhere: its compiles must suffice for at least one update.
@@ -548,7 +570,7 @@ impl Trainer {
     }
 
     fn n_compiles(&self) -> u64 {
-        self.state.stats.n_compiles + self.device.usage().n_compiles as u64
+        self.state.stats.n_compiles + (self.device.usage().n_compiles - self.n_compiles_before) as u64
     }
 
     /// The counters with those of this process added.

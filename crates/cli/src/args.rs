@@ -150,7 +150,7 @@ Exit codes:
   1  errors were found, or a file could not be read
   2  the command line is wrong")]
 pub(crate) struct Check {
-    /// Files of MIL text; `-` reads standard input
+    /// Files of MIL text and `.mlmodelc` folders; `-` reads standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
 
@@ -165,7 +165,8 @@ pub(crate) struct Check {
 
 /// Lay out MIL text as Apple's coremlc does, in place
 ///
-/// A file is replaced as a whole or not at all. Comments are lost: coremlc's layout has none.
+/// Layout alone: nothing is put in another order. A file is replaced as a whole or not at all. coremlc's layout has no
+/// comments, so a file that has some is only rewritten with --drop-comments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -194,6 +195,10 @@ pub(crate) struct Fmt {
     /// Print the result instead of rewriting the files
     #[arg(long)]
     pub(crate) stdout: bool,
+
+    /// Rewrite files with comments too; the comments are lost
+    #[arg(long)]
+    pub(crate) drop_comments: bool,
 }
 
 /// Show what this machine can train on, and what was checked of it

@@ -186,8 +186,12 @@ impl Run {
                     self.save()?;
                     return Ok(Ended::Finished);
                 }
-                Ok(Event::Restart) => {
+                Ok(Event::Restart(why)) => {
                     self.save()?;
+                    if INTERRUPTED.load(Ordering::Relaxed) {
+                        return Ok(Ended::Interrupted);
+                    }
+                    self.progress.say(&format!("restart at step {}: {why}", self.trainer.n_steps()));
                     return Ok(Ended::Restart);
                 }
                 Err(e) => {

@@ -198,8 +198,10 @@ pub enum Check {
     MaxWeightsFiles(usize),
     /// Weights files and scalar operands of arithmetic written in place are more than this together.
     MaxWeightsSlots(usize),
-    /// An offset into a weights file is zero or no multiple of this many bytes, so there can be no record.
-    BlobOffset(u64),
+    /// A record of a weights file begins before this many bytes.
+    MinBlobOffset(u64),
+    /// A record of a weights file does not begin at a multiple of this many bytes.
+    BlobAlignment(u64),
     /// A constant lies beyond this many bytes of its weights file.
     MaxWeightsBytes(u64),
 

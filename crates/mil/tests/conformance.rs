@@ -5,11 +5,10 @@
 #![allow(clippy::print_stderr)]
 
 use anemone_mil::ir::{DType, Program, TensorType, Type};
-use anemone_mil::{Interpreter, Limits, Tensor, Weights, ops, text, validate};
+use anemone_mil::{Interpreter, Limits, Tensor, Weights, text, validate};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Cases whose expected values are no rule of the op, by the op and a part of the id, with the reason.
@@ -55,33 +54,18 @@ fn op_tests_give_what_they_expect() {
     };
     let path = Path::new(&root).join("conformance/op_tests.jsonl");
     let cases = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let (mut n_passed, mut missing, mut failures) = (0, BTreeMap::<String, usize>::new(), Vec::new());
+    let (mut n_passed, mut failures) = (0, Vec::new());
     for line in cases.lines() {
         let case: Value = serde_json::from_str(line).unwrap();
         let (id, source) = (case["id"].as_str().unwrap(), case["mil"].as_str().unwrap());
         let program = text::parse(source).unwrap_or_else(|e| panic!("{id}: {e}"));
-        if let Some(op) = unknown_op(&program) {
-            *missing.entry(op).or_default() += 1;
-            continue;
-        }
         match check(&case, program) {
             Ok(()) => n_passed += 1,
             Err(e) => failures.push(format!("{id}\n    {e}")),
         }
     }
-    eprintln!("{n_passed} passed, {} failed, ops missing: {missing:?}", failures.len());
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(n_passed > 0);
-}
-
-fn unknown_op(program: &Program) -> Option<String> {
-    fn search(block: &anemone_mil::ir::Block) -> Option<String> {
-        block.calls.iter().find_map(|c| {
-            let known = ops::all().any(|d| d.name == c.op);
-            if known { c.blocks.iter().find_map(search) } else { Some(c.op.clone()) }
-        })
-    }
-    program.functions.iter().find_map(|f| search(&f.body))
+    assert!(failures.is_empty(), "{n_passed} passed, {} failed\n{}", failures.len(), failures.join("\n"));
+    assert!(n_passed >= 1248, "{n_passed} cases");
 }
 
 fn check(case: &Value, program: Program) -> Result<(), String> {

@@ -28,7 +28,7 @@ pub(crate) struct Compiler {
 pub(crate) struct CompileStats {
     /// Time spent compiling, on whichever thread.
     pub(crate) busy: Duration,
-    /// Device calls that failed and succeeded when repeated.
+    /// Device calls that failed and were repeated.
     pub(crate) n_retries: u64,
 }
 
@@ -55,28 +55,32 @@ impl Compiler {
         self.layers.len()
     }
 
-    /// Compiles all layers.
+    /// Compiles all layers, and says what it took even if it fails.
     ///
     /// # Errors
     ///
     /// As [`Device::compile`]; a failure of the device only after it was tried again.
-    pub(crate) fn compile(&self, weights: &LayerWeights) -> Result<(Kernels, CompileStats)> {
+    pub(crate) fn compile(&self, weights: &LayerWeights) -> (Result<Kernels>, CompileStats) {
         let start = Instant::now();
-        let mut stats = CompileStats::default();
+        let mut n_retries = 0;
+        let kernels = self.kernels(weights, &mut n_retries);
+        (kernels, CompileStats { busy: start.elapsed(), n_retries })
+    }
+
+    fn kernels(&self, weights: &LayerWeights, n_retries: &mut u64) -> Result<Kernels> {
         let mut layers = Vec::new();
         for ((label, program), w) in self.layers.iter().zip(weights) {
             let constants = match self.strategy {
                 Strategy::Baked => weights_file(w)?,
                 Strategy::Operand => Weights::new(),
             };
-            let kernel = retry(&mut stats.n_retries, || self.device.compile(program, &constants))
+            let kernel = retry(n_retries, || self.device.compile(program, &constants))
                 .map_err(|e| e.context(format!("compile `{label}`")))?;
             layers.push(Layer::new(label, kernel)?);
         }
         let mut kernels = Kernels { layers, strategy: self.strategy };
         kernels.write_weights(weights)?;
-        stats.busy = start.elapsed();
-        Ok((kernels, stats))
+        Ok(kernels)
     }
 
     /// Compiles all layers on a thread of its own.
@@ -96,7 +100,7 @@ impl Compiler {
 
 /// Kernels being compiled on another thread.
 pub(crate) struct Background {
-    thread: JoinHandle<Result<(Kernels, CompileStats)>>,
+    thread: JoinHandle<(Result<Kernels>, CompileStats)>,
 }
 
 impl Background {
@@ -105,8 +109,9 @@ impl Background {
     /// # Errors
     ///
     /// As [`Compiler::compile`].
-    pub(crate) fn finish(self) -> Result<(Kernels, CompileStats)> {
-        self.thread.join().unwrap_or_else(|_| Err(Error::device("the thread that compiles has panicked")))
+    pub(crate) fn finish(self) -> (Result<Kernels>, CompileStats) {
+        let panicked = |_| (Err(Error::device("the thread that compiles has panicked")), CompileStats::default());
+        self.thread.join().unwrap_or_else(panicked)
     }
 }
 

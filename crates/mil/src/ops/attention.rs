@@ -4,7 +4,7 @@ use super::activation::softmax;
 use super::elementwise::{broadcast_dims, show};
 use super::shape::{strides, walk};
 use super::*;
-use crate::ir::{Dim, TensorType};
+use crate::ir::{TensorType, shapes_agree};
 
 const BOOL_OR_FLOAT: &[DType] = &[DType::Bool, DType::Fp16, DType::Fp32, DType::Fp64];
 
@@ -26,13 +26,14 @@ pub(super) const OPS: &[OpDef] = &[OpDef {
 /// `[.., L, V]`.
 fn attention_type(args: &Args<'_>) -> OpResult<TensorType> {
     let (q, k, v) = (args.ty("query")?, args.shape("key")?, args.shape("value")?);
-    let (rank, agree) = (q.shape.len(), |a: Dim, b: Dim| a == b || a == Dim::Any || b == Dim::Any);
+    let rank = q.shape.len();
     let fits = rank >= 3
         && k.len() == rank
         && v.len() == rank
-        && (0..rank - 2).all(|i| agree(q.shape[i], k[i]) && agree(q.shape[i], v[i]) && agree(k[i], v[i]))
-        && agree(q.shape[rank - 1], k[rank - 1])
-        && agree(k[rank - 2], v[rank - 2]);
+        && shapes_agree(&q.shape[..rank - 2], &k[..rank - 2])
+        && shapes_agree(&q.shape[..rank - 2], &v[..rank - 2])
+        && q.shape[rank - 1].agrees(k[rank - 1])
+        && k[rank - 2].agrees(v[rank - 2]);
     if !fits {
         return Err(OpError::new(format!(
             "query, key and value have shapes {}, {} and {}, expected [.., L, E], [.., S, E] and [.., S, V]",
@@ -45,7 +46,7 @@ fn attention_type(args: &Args<'_>) -> OpResult<TensorType> {
         let mask = args.shape("attn_mask")?;
         let scores = [&q.shape[..rank - 1], &k[rank - 2..rank - 1]].concat();
         let together = broadcast_dims(mask, &scores)?;
-        if mask.is_empty() || together.len() != rank || !together.iter().zip(&scores).all(|(&a, &b)| agree(a, b)) {
+        if mask.is_empty() || !shapes_agree(&together, &scores) {
             let message = format!("has shape {}, which does not broadcast to {}", show(mask), show(&scores));
             return Err(OpError::arg("attn_mask", message));
         }

@@ -4,9 +4,9 @@
 //! None has a gradient: what is stored does not move by small steps.
 
 use super::elementwise::{from_f64s, show};
-use super::shape::{strides, walk};
+use super::shape::{dim, mul_dims, strides, unknown_sizes, vector, walk};
 use super::*;
-use crate::ir::{Dim, TensorType};
+use crate::ir::{Dim, TensorType, shapes_agree};
 
 const BYTE: &[DType] = &[DType::Int8, DType::UInt8];
 const UINT1: &[DType] = &[DType::UInt1];
@@ -112,7 +112,7 @@ pub(super) const OPS: &[OpDef] = &[
             let indices = args.ty("indices_mask")?.with_dtype(args.dtype("indices_nonzero_data")?);
             let n = nonzero(args, "indices_mask", "indices_nonzero_data")?;
             let palette = Palette::of(args, indices)?;
-            let n = times(n, palette.vector)?;
+            let n = mul_dims(n, Dim::Fixed(palette.vector as u64))?;
             let dtype = args.dtype("lut")?;
             let mask = TensorType { dtype: DType::UInt1, shape: palette.dense };
             Ok(vec![mask.into(), TensorType { dtype, shape: vec![n] }.into()])
@@ -245,10 +245,6 @@ pub(super) const OPS: &[OpDef] = &[
     },
 ];
 
-fn agree(a: Dim, b: Dim) -> bool {
-    a == b || a == Dim::Any || b == Dim::Any
-}
-
 /// Sizes that are known, as they are in an evaluation.
 fn sizes(shape: &[Dim]) -> Vec<usize> {
     shape.iter().filter_map(|d| d.fixed()).collect()
@@ -258,7 +254,7 @@ fn sizes(shape: &[Dim]) -> Vec<usize> {
 fn along_axis(args: &Args<'_>, name: &'static str, data: &TensorType) -> OpResult<()> {
     match *args.shape(name)? {
         [] => Ok(()),
-        [n] if args.has("axis") && agree(n, data.shape[args.axis("axis", data.shape.len())?]) => Ok(()),
+        [n] if args.has("axis") && n.agrees(data.shape[args.axis("axis", data.shape.len())?]) => Ok(()),
         ref other => Err(OpError::arg(
             name,
             format!(
@@ -327,33 +323,14 @@ fn quantized(args: &Args<'_>) -> OpResult<Vec<Value>> {
 /// The sizes that the argument `shape` gives, unknown ones where it is not known itself.
 fn given_shape(args: &Args<'_>) -> OpResult<Vec<Dim>> {
     match args.optional("shape").and_then(|t| t.ints()) {
-        Some(given) => given.iter().map(|&d| shape::dim("shape", d)).collect(),
-        None => match *vector(args, "shape")? {
-            Dim::Fixed(rank @ 0..=16) => Ok(vec![Dim::Any; rank as usize]),
-            _ => Err(OpError::arg("shape", "must be a vector of known length")),
-        },
+        Some(given) => given.iter().map(|&d| dim("shape", d)).collect(),
+        None => unknown_sizes(args, "shape"),
     }
-}
-
-fn vector<'a>(args: &Args<'a>, name: &'static str) -> OpResult<&'a Dim> {
-    match args.shape(name)? {
-        [n] => Ok(n),
-        other => Err(OpError::arg(name, format!("has shape {}, expected a vector", show(other)))),
-    }
-}
-
-fn times(n: Dim, by: usize) -> OpResult<Dim> {
-    Ok(match n {
-        Dim::Fixed(n) => {
-            Dim::Fixed(n.checked_mul(by as u64).ok_or_else(|| OpError::arg("lut", "gives too many elements"))?)
-        }
-        Dim::Any => Dim::Any,
-    })
 }
 
 /// The type of the indices into a palette of iOS 16, which the palette's size says.
 fn packed_index(args: &Args<'_>) -> OpResult<DType> {
-    match *vector(args, "lut")? {
+    match vector(args, "lut")? {
         Dim::Fixed(2) => Ok(DType::UInt1),
         Dim::Fixed(4) => Ok(DType::UInt2),
         Dim::Fixed(16) => Ok(DType::UInt4),
@@ -365,13 +342,13 @@ fn packed_index(args: &Args<'_>) -> OpResult<DType> {
 
 /// That there are as many bytes as the elements of `ty` need, `bits` for each.
 fn packed_size(args: &Args<'_>, name: &'static str, ty: &TensorType, bits: usize) -> OpResult<()> {
-    let n = *vector(args, name)?;
+    let n = vector(args, name)?;
     if ty.fixed_shape().is_none() {
         return Ok(());
     }
     let bytes = ty.n_elements().and_then(|n| n.checked_mul(bits)).map(|bits| bits.div_ceil(8));
     match bytes {
-        Some(bytes) if agree(n, Dim::Fixed(bytes as u64)) => Ok(()),
+        Some(bytes) if n.agrees(Dim::Fixed(bytes as u64)) => Ok(()),
         Some(bytes) => Err(OpError::arg(
             name,
             format!("has {n} bytes, expected {bytes} for {ty} with {bits} bits an element"),
@@ -390,11 +367,11 @@ fn unpacked(args: &Args<'_>, name: &'static str, dtype: DType, n: usize) -> OpRe
 
 /// The number of elements that a mask lets through, which is that of `data`, where known.
 fn nonzero(args: &Args<'_>, mask: &'static str, data: &'static str) -> OpResult<Dim> {
-    let n = *vector(args, data)?;
+    let n = vector(args, data)?;
     match args.optional(mask).and_then(|t| t.ints()) {
         Some(bits) => {
             let set = bits.iter().filter(|&&b| b != 0).count();
-            match agree(n, Dim::Fixed(set as u64)) {
+            match n.agrees(Dim::Fixed(set as u64)) {
                 true => Ok(Dim::Fixed(set as u64)),
                 false => Err(OpError::arg(data, format!("has {n} elements, but `{mask}` has room for {set}"))),
             }
@@ -438,7 +415,7 @@ fn check_blocks(args: &Args<'_>, data: &TensorType) -> OpResult<()> {
     }
     if args.has("offset") {
         let offset = args.ty("offset")?;
-        if offset.shape.len() != scale.len() || !offset.shape.iter().zip(scale).all(|(&a, &b)| agree(a, b)) {
+        if !shapes_agree(&offset.shape, scale) {
             let message = format!("has shape {}, expected that of `scale` {}", show(&offset.shape), show(scale));
             return Err(OpError::arg("offset", message));
         }
@@ -495,7 +472,7 @@ impl Palette {
             return Err(misfit("blocks that divide the indices".into()));
         }
         let entries = 1u64 << indices.dtype.bits().unwrap_or(0);
-        if !agree(lut[rank], Dim::Fixed(entries)) {
+        if !lut[rank].agrees(Dim::Fixed(entries)) {
             return Err(misfit(format!("{entries} entries")));
         }
         let Some(vector) = lut[rank + 1].fixed() else { return Err(misfit("vectors of known size".into())) };
@@ -507,7 +484,7 @@ impl Palette {
             }
         };
         let mut dense = indices.shape.clone();
-        dense[axis] = times(dense[axis], vector)?;
+        dense[axis] = mul_dims(dense[axis], Dim::Fixed(vector as u64))?;
         Ok(Palette { indices, vector, axis, dense })
     }
 

@@ -209,14 +209,13 @@ fn linear_type(args: &Args<'_>) -> OpResult<TensorType> {
         let message = format!("has shape {}, `x` {}: expected [*, columns of x]", show(w), show(x));
         return Err(OpError::arg("weight", message));
     };
-    let agree = |a: Dim, b: Dim| a == b || a == Dim::Any || b == Dim::Any;
-    if !agree(columns, *d_in) {
+    if !columns.agrees(*d_in) {
         let message = format!("has shape {}, expected [*, {columns}] to match input `x` {}", show(w), show(x));
         return Err(OpError::arg("weight", message));
     }
     if args.has("bias") {
         let bias = args.ty("bias")?;
-        if bias.shape.len() != 1 || !agree(bias.shape[0], *d_out) {
+        if bias.shape.len() != 1 || !bias.shape[0].agrees(*d_out) {
             return Err(OpError::arg("bias", format!("has shape {}, expected [{d_out}]", show(bias))));
         }
     }
@@ -279,7 +278,7 @@ fn einsum_type(args: &Args<'_>) -> OpResult<TensorType> {
         return Err(OpError::arg("values", message));
     }
     let (xs, ys) = (&x.shape[rank - 3..], &y.shape[rank - 3..]);
-    if xs[2] != ys[0] && xs[2] != Dim::Any && ys[0] != Dim::Any {
+    if !xs[2].agrees(ys[0]) {
         let message = format!("have shapes {} and {}: {} columns meet {} rows", show(x), show(y), xs[2], ys[0]);
         return Err(OpError::arg("values", message));
     }

@@ -171,8 +171,7 @@ fn laid_out(b: &mut Builder, x: builder::Value, windows: &Windows) -> OpResult<b
             }
         }
         if parts.len() > 1 {
-            let axis = Tensor::i32(axis as i32 + 2);
-            padded = b.call("concat").args("values", &parts).constant("axis", axis).finish()?;
+            padded = b.concat(&parts, axis + 2)?;
         }
     }
     let lead = b.shape(x)?[..2].to_vec();
@@ -196,6 +195,6 @@ fn laid_out(b: &mut Builder, x: builder::Value, windows: &Windows) -> OpResult<b
     }
     match rows[..] {
         [row] => Ok(row),
-        _ => Ok(b.call("concat").args("values", &rows).constant("axis", Tensor::i32(2)).finish()?),
+        _ => Ok(b.concat(&rows, 2)?),
     }
 }

@@ -1,9 +1,10 @@
 //! Recurrent layers over sequences `[s, b, I]`: `lstm`, `gru`, `rnn`.
 
 use super::elementwise::{maximum, minimum, show};
+use super::shape::mul_dims;
 use super::*;
 use crate::builder;
-use crate::ir::{Dim, TensorType};
+use crate::ir::{Dim, TensorType, shapes_agree};
 
 const FP32: &[DType] = &[DType::Fp32, DType::Fp64];
 
@@ -153,22 +154,13 @@ impl Layer {
                 return Err(OpError::arg("weight_hh", format!("has shape {}, expected [*, hidden]", show(other))));
             }
         };
-        let times = |n: u64| -> OpResult<Dim> {
-            match hidden {
-                Dim::Fixed(h) => {
-                    let product = h.checked_mul(n).ok_or_else(|| OpError::arg("weight_hh", "is too large"))?;
-                    Ok(Dim::Fixed(product))
-                }
-                Dim::Any => Ok(Dim::Any),
-            }
-        };
+        let times = |n: u64| mul_dims(hidden, Dim::Fixed(n));
         let check = |name: &'static str, expected: &[Dim]| {
             if !args.has(name) {
                 return Ok(());
             }
             let shape = args.shape(name)?;
-            let agree = |(a, b): (&Dim, &Dim)| a == b || *a == Dim::Any || *b == Dim::Any;
-            match shape.len() == expected.len() && shape.iter().zip(expected).all(agree) {
+            match shapes_agree(shape, expected) {
                 true => Ok(()),
                 false => {
                     Err(OpError::arg(name, format!("has shape {}, expected {}", show(shape), show(expected))))
@@ -431,16 +423,14 @@ fn rnn_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
 fn part(v: &mut Vjp<'_>, x: builder::Value, axis: usize, from: usize, n: usize) -> OpResult<builder::Value> {
     let mut size = v.b.shape(x)?;
     let mut begin = vec![0; size.len()];
-    (begin[axis], size[axis]) = (from as i32, n);
-    let size: Vec<i32> = size.iter().map(|&d| d as i32).collect();
-    let call = v.b.call("slice_by_size").arg("x", x);
-    Ok(call.constant("begin", Tensor::i32s(&begin)).constant("size", Tensor::i32s(&size)).finish()?)
+    (begin[axis], size[axis]) = (from, n);
+    Ok(v.b.slice(x, &begin, &size)?)
 }
 
-fn concat(v: &mut Vjp<'_>, values: &[builder::Value], axis: i32) -> OpResult<builder::Value> {
+fn concat(v: &mut Vjp<'_>, values: &[builder::Value], axis: usize) -> OpResult<builder::Value> {
     match values {
         [one] => Ok(*one),
-        _ => Ok(v.b.call("concat").args("values", values).constant("axis", Tensor::i32(axis)).finish()?),
+        _ => Ok(v.b.concat(values, axis)?),
     }
 }
 

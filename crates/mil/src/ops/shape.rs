@@ -206,6 +206,14 @@ pub(super) fn reshape_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     v.give("x", dx)
 }
 
+/// The length of a vector.
+pub(super) fn vector(args: &Args<'_>, name: &'static str) -> OpResult<Dim> {
+    match args.shape(name)? {
+        [n] => Ok(*n),
+        _ => Err(OpError::arg(name, format!("has type {}, expected a vector", args.ty(name)?))),
+    }
+}
+
 /// Sizes for a vector whose elements are known only when the program runs.
 pub(super) fn unknown_sizes(args: &Args<'_>, name: &'static str) -> OpResult<Vec<Dim>> {
     match args.shape(name)? {

@@ -1,5 +1,6 @@
 //! Ops on small tensors, with what they give worked out by hand.
 
+mod layers;
 mod moving;
 
 use super::*;
