@@ -231,7 +231,8 @@ fn short_spaced(n: u64) -> String {
 
 /// Bytes, in multiples of 1024.
 fn size(n: u64) -> String {
-    let text = short(n, 1024);
+    // The binary prefix is Ki, though the decimal one is k.
+    let text = short(n, 1024).replace('k', "K");
     if text.contains(' ') { format!("{text}iB") } else { format!("{text} B") }
 }
 
@@ -271,6 +272,6 @@ mod tests {
             text.contains("\n  input   x  fp16 [2, 64]\n  output  z  fp16 [2, 2]\n  work    2.11 kFLOPs\n"),
             "{text}"
         );
-        assert_eq!(size(3 << 20), "3.00 MiB");
+        assert_eq!([size(3 << 20), size(1536), size(10)], ["3.00 MiB", "1.50 KiB", "10 B"]);
     }
 }
