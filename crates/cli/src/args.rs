@@ -134,7 +134,7 @@ pub(crate) struct Train {
     pub(crate) inject: Option<Faults>,
 }
 
-/// Check MIL programs: syntax, names, types, and the rules of a chip's Neural Engine
+/// Check MIL programs: syntax, names, types, weights, and the rules of a chip's Neural Engine
 ///
 /// Findings are errors, with which a program does not run, and warnings, with which it may not run or may compute
 /// something else. A finding about the engine names the rule, how well it is known, and who says so.
@@ -150,7 +150,7 @@ Exit codes:
   1  errors were found, or a file could not be read
   2  the command line is wrong")]
 pub(crate) struct Check {
-    /// Files of MIL text and `.mlmodelc` folders; `-` reads standard input
+    /// MIL text (`.mil` or any other name), `.mlmodelc`, `.mlpackage` or `.mlmodel`; `-` reads text from standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
 
