@@ -58,15 +58,9 @@ fn read_npy(bytes: &[u8]) -> Tensor {
     }
 }
 
-/// The program, unless an op of it is not in the table.
-fn checked(program: Program, path: &Path) -> Option<ValidProgram> {
-    validate(program, &Limits::none())
-        .map_err(|e| {
-            let missing = e.diagnostics().iter().find(|d| d.code == "unknown-op");
-            let missing = missing.unwrap_or_else(|| panic!("{}: {e}", path.display()));
-            eprintln!("skipped: {}: {missing}", path.display());
-        })
-        .ok()
+#[track_caller]
+fn checked(program: Program, path: &Path) -> ValidProgram {
+    validate(program, &Limits::none()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// The outputs by name.
@@ -108,7 +102,7 @@ fn models_agree_with_pytorch_from_text_and_package() {
         for path in [folder.join("model.mil"), folder.join(format!("{name}.mlpackage"))] {
             let model = ModelFile::open(&path).unwrap();
             let fp16 = model.program.to_string().contains("fp16");
-            let Some(program) = checked(model.program, &path) else { continue };
+            let program = checked(model.program, &path);
             let outputs = run(&program, &mut Interpreter::new(&program, &model.weights).unwrap(), &inputs);
             for (output, expected) in &expected {
                 let (got, allowed) = (&outputs[output], if fp16 { 1e-2 } else { 1e-4 });
@@ -126,18 +120,20 @@ fn models_agree_with_pytorch_from_text_and_package() {
     assert!(n >= 24, "{n} files");
 }
 
-/// The bundles of Silero VAD's 32 ms variants, each in its second revision.
-fn silero_bundles(corpus: &Path) -> Vec<PathBuf> {
+/// The bundles of Silero VAD's 32 ms variants, each in its second revision: that is the one which pads the end of a
+/// chunk by reflection, as the reference does.
+fn silero_bundles(corpus: &Path) -> BTreeMap<String, PathBuf> {
     let table = std::fs::read_to_string(corpus.join("SOURCES.tsv")).unwrap();
-    let mut second = BTreeMap::new();
-    for path in table.lines().filter_map(|line| line.split('\t').nth(8)) {
-        let path = corpus.join(path.trim_end_matches("/model.mil"));
-        let name = path.file_name().unwrap().to_str().unwrap().to_string();
-        if path.to_str().unwrap().contains("mobius") && !name.contains("256ms") {
-            second.insert(name, path);
+    let mut bundles = BTreeMap::new();
+    for path in table.lines().filter_map(|line| line.split('\t').nth(8)).map(|path| corpus.join(path)) {
+        let bundle = path.parent().unwrap();
+        let name = bundle.file_stem().unwrap_or_default().to_str().unwrap().to_string();
+        if path.starts_with(corpus.join("FluidInference+mobius")) && !name.contains("256ms") {
+            let pads = std::fs::read_to_string(&path).unwrap().contains("\"reflect\"");
+            assert!(!pads || bundles.insert(name, bundle.to_path_buf()).is_none(), "{}", path.display());
         }
     }
-    second.into_values().collect()
+    bundles
 }
 
 #[test]
@@ -147,26 +143,36 @@ fn silero_vad_hears_what_the_reference_hears() {
     };
     let arrays = read_npz(&io);
     let (chunks, expected) = (&arrays["chunks"], arrays["prob"].to_f64s());
+    // The reference interpreter is slow, and without optimization slower still. Speech begins in the eleventh chunk.
+    let n_chunks = if cfg!(debug_assertions) { 24 } else { expected.len() };
     let bundles = silero_bundles(&corpus);
     assert_eq!(bundles.len(), 8);
-    for path in bundles {
+    let mut n_uncompressed = 0;
+    for (name, path) in bundles {
         let model = ModelFile::open(&path).unwrap();
-        let Some(program) = checked(model.program, &path) else { continue };
+        let program = checked(model.program, &path);
         let mut interpreter = Interpreter::new(&program, &model.weights).unwrap();
         let zeros = Tensor::float(DType::Fp32, &[1, 128], vec![0.0; 128]);
-        let mut inputs =
-            BTreeMap::from([("hidden_state".to_string(), zeros.clone()), ("cell_state".to_string(), zeros)]);
+        let states = ["hidden_state", "cell_state"];
+        let mut inputs: BTreeMap<String, Tensor> = states.map(|s| (s.to_string(), zeros.clone())).into();
         let (mut n_other, mut furthest) = (0, 0.0f64);
-        for (i, &expected) in expected.iter().enumerate() {
+        for (i, &expected) in expected[..n_chunks].iter().enumerate() {
             inputs.insert("audio_input".to_string(), chunks.picked(&[1, 576], |j| i * 576 + j));
             let mut outputs = run(&program, &mut interpreter, &inputs);
             let probability = outputs["vad_output"].to_f64s()[0];
+            assert!((0.0..=1.0).contains(&probability), "{name}: chunk {i}: {probability} is no probability");
             n_other += usize::from((probability > 0.5) != (expected > 0.5));
             furthest = furthest.max((probability - expected).abs());
-            for state in ["hidden_state", "cell_state"] {
+            for state in states {
                 inputs.insert(state.to_string(), outputs.remove(&format!("new_{state}")).unwrap());
             }
         }
-        eprintln!("{}: {n_other} other decisions, furthest {furthest:.3}", path.display());
+        // The others lost what their few bits a weight cost, and nobody says how much that is.
+        if name.starts_with("silero-vad-unified") {
+            n_uncompressed += 1;
+            assert!(n_other == 0 && furthest <= 0.05, "{name}: {n_other} other decisions, {furthest} off");
+        }
+        eprintln!("{name}: {n_other} of {n_chunks} decisions differ, probabilities by {furthest:.4} at most");
     }
+    assert_eq!(n_uncompressed, 1);
 }

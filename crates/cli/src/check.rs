@@ -1,9 +1,10 @@
 //! `anemone check`: what is wrong with a program, by the rules of the language and of a chip's Neural Engine.
 
 use crate::{Outcome, args, input};
+use anemone::model_file::ModelFile;
 use anemone_mil::error::Severity;
 use anemone_mil::limits::Rule;
-use anemone_mil::{Diagnostic, Limits, line_column, text, valid};
+use anemone_mil::{Diagnostic, Limits, ValidProgram, line_column, text, valid};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::io::Write;
@@ -52,20 +53,56 @@ struct Checked {
 }
 
 fn check(path: &Path, limits: &Limits) -> Checked {
-    let path = input::program(path);
-    let file = input::display(&path);
-    let source = match input::read(&path) {
-        Ok(source) => source,
-        Err(e) => {
-            let findings = vec![Diagnostic::error("unreadable", format!("{:#}", e.root_cause()))];
-            return Checked { file, source: String::new(), findings };
+    let is_package = input::has_extension(path, &["mlpackage", "mlmodel"]);
+    let text_path = if is_package { path.to_path_buf() } else { input::program(path) };
+    let mut checked = Checked { file: input::display(&text_path), source: String::new(), findings: Vec::new() };
+    let unreadable = |e: String| vec![Diagnostic::error("unreadable", e)];
+    let program = if is_package {
+        match ModelFile::open_program(path) {
+            Ok(model) => model.program,
+            Err(e) => return Checked { findings: unreadable(e.to_string()), ..checked },
+        }
+    } else {
+        match input::read(&text_path) {
+            Ok(source) => checked.source = source,
+            Err(e) => return Checked { findings: unreadable(format!("{:#}", e.root_cause())), ..checked },
+        }
+        match text::parse(&checked.source) {
+            Ok(program) => program,
+            Err(e) => return Checked { findings: e.diagnostics().to_vec(), ..checked },
         }
     };
-    let findings = match text::parse(&source) {
-        Ok(program) => valid::check(program, limits).1,
-        Err(e) => e.diagnostics().to_vec(),
+    let (valid, findings) = valid::check(program, limits);
+    checked.findings = findings;
+    if let Some(valid) = valid {
+        checked.findings.extend(check_weights(path, &valid));
+    }
+    checked
+}
+
+/// What is wrong with the weights files of a model: records that are not where the program says, or other ones.
+fn check_weights(path: &Path, program: &ValidProgram) -> Vec<Diagnostic> {
+    let has_files = input::has_extension(path, &["mil", "mlmodelc", "mlpackage", "mlmodel"]);
+    if !has_files || program.functions().iter().all(|f| f.blobs().next().is_none()) {
+        return Vec::new();
+    }
+    let weights = match ModelFile::open(path) {
+        Ok(model) => model.weights,
+        Err(e) => {
+            let d = Diagnostic::warning("weights", format!("the weights were not checked: {e}"));
+            return vec![d.note("keep weights files where the program names them, `@model_path` is its folder")];
+        }
     };
-    Checked { file, source, findings }
+    let mut findings: Vec<Diagnostic> = weights.files().flat_map(|(_, file)| file.diagnostics()).collect();
+    for f in program.functions() {
+        findings.extend(f.blobs().filter_map(|(id, blob)| {
+            let v = f.value(id);
+            let ty = v.ty.as_tensor()?;
+            let e = weights.record(blob).and_then(|record| record.bytes_as(ty)).err()?;
+            Some(Diagnostic::error("weights", format!("constant `{}`: {e}", v.name)).at(v.span, ""))
+        }));
+    }
+    findings
 }
 
 fn count(n: usize, what: &str) -> String {

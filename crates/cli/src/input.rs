@@ -17,8 +17,12 @@ pub(crate) fn display(path: &Path) -> String {
 
 /// The file with the program's text: for a compiled model, a folder, the one in it.
 pub(crate) fn program(path: &Path) -> PathBuf {
-    let is_compiled = path.extension().is_some_and(|e| e == "mlmodelc");
-    if is_compiled { path.join("model.mil") } else { path.to_path_buf() }
+    if has_extension(path, &["mlmodelc"]) { path.join("model.mil") } else { path.to_path_buf() }
+}
+
+/// Whether the path ends in one of these extensions.
+pub(crate) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().is_some_and(|e| extensions.iter().any(|x| e == *x))
 }
 
 /// The text of a file, or of standard input.

@@ -8,7 +8,10 @@ mod doctor;
 mod engine;
 mod fmt;
 mod input;
+mod inspect;
+mod npy;
 mod progress;
+mod run;
 mod run_dir;
 mod train;
 
@@ -53,6 +56,8 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Fmt(args) => fmt::run(args, out),
         Command::Devices(args) => devices::run(args, out),
         Command::Doctor(args) => doctor::run(args, out),
+        Command::Inspect(args) => inspect::run(args, out),
+        Command::Run(args) => run::run(args, out),
     }
 }
 

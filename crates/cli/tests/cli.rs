@@ -112,6 +112,37 @@ fn check_looks_into_compiled_models() {
 }
 
 #[test]
+fn check_holds_constants_against_their_weights_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let blob = "tensor<fp16, [4]> w = const()[name = string(\"w\"), val = tensor<fp16, [4]>(BLOBFILE(path = \
+                string(\"@model_path/w.bin\"), offset = uint64(64)))];";
+    let program = format!(
+        "program(1.3) {{ func main<ios18>(tensor<fp16, [4]> x) {{ {blob} \
+         tensor<fp16, [4]> y = add(x = x, y = w)[name = string(\"y\")]; }} -> (y); }}"
+    );
+    fs::write(folder.path().join("a.mil"), &program).unwrap();
+    let missing = anemone(folder.path(), &["check", "a.mil"], "");
+    assert_eq!(code(&missing), 0);
+    assert!(
+        stdout(&missing).contains("warning[weights]: a.mil: the weights were not checked"),
+        "{}",
+        stdout(&missing)
+    );
+    for (n_elements, expected) in [(4, 0), (3, 1)] {
+        let mut writer = anemone_mil::weights::WeightsWriter::new();
+        writer.add_f32_as(anemone_mil::ir::DType::Fp16, &vec![1.0; n_elements]).unwrap();
+        fs::write(folder.path().join("w.bin"), writer.finish()).unwrap();
+        let output = anemone(folder.path(), &["check", "a.mil"], "");
+        assert_eq!(code(&output), expected, "{}", stdout(&output));
+        assert_eq!(stdout(&output).contains("error[weights]: constant `w`"), expected == 1);
+    }
+    let data = program.replace("uint64(64)", "uint64(128)");
+    fs::write(folder.path().join("a.mil"), data).unwrap();
+    let output = anemone(folder.path(), &["check", "a.mil"], "");
+    assert!(stdout(&output).contains("this is the data of the record at 64"), "{}", stdout(&output));
+}
+
+#[test]
 fn fmt_rewrites_in_place_or_says_what_it_would() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.mil");

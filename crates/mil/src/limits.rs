@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn fp32_io_is_refused_on_the_chip_that_does() {
+    fn fp32_io_and_casts_are_refused_on_the_chips_that_do() {
         let mut b = Builder::new(Version::V1_0);
         let x = b.input("x", TensorType::new(DType::Fp32, &[1, 4])).unwrap();
         let y = b.cast(x, DType::Fp16).unwrap();
@@ -392,6 +392,6 @@ mod tests {
         let e = validate(program, &Limits::of(Chip::M1)).unwrap_err();
         assert!(e.is_refused());
         let errors = e.diagnostics().iter().filter(|d| d.severity == Severity::Error);
-        assert_eq!(errors.map(|d| d.code).collect::<Vec<_>>(), ["fp32-io"]);
+        assert_eq!(errors.map(|d| d.code).collect::<Vec<_>>(), ["fp32-io", "cast"]);
     }
 }

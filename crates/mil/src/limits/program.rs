@@ -98,18 +98,18 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "fp32-io",
         check: Check::ProgramIo(DType::Fp32),
-        chips: &[Chip::M1],
-        source: "HiQS Orion fork constraint 18 on M1 Pro and Max, isolated by programs that differ in nothing else",
+        chips: &[Chip::M1, Chip::M2],
+        source: "HiQS Orion fork constraint 18 on M1 Pro and Max, isolated by programs that differ in nothing else; \
+                 maderix/ANE issue 3 for M2, where logan-ane takes it under macOS 27",
         help: "declare the program's inputs and outputs as fp16",
         ..RULE
     },
     Rule {
         name: "fp32-io-by-system",
         check: Check::ProgramIo(DType::Fp32),
-        chips: &[Chip::M2, Chip::M5],
+        chips: &[Chip::M5],
         effect: Effect::Doubtful,
-        source: "maderix/ANE issue 3 for M2, logan-ane takes it there under macOS 27; refused on M5 Max under \
-                 macOS 27 by qwen-ane's multi-procedure path; taken on M4",
+        source: "refused on M5 Max under macOS 27 by qwen-ane's multi-procedure path; taken on M4",
         help: "declare the program's inputs and outputs as fp16",
         ..RULE
     },

@@ -419,6 +419,8 @@ fn call(
 
 /// `dW[o, i, k] = sum over n, p of dy[n, o, p] x[n, g(o) I + i, p stride + k dilation - before]`: again a convolution,
 /// of which the batch is the channels, `dy` the kernel, and strides and dilations have changed places.
+///
+/// Core ML refuses dilations with a kernel that is no constant, so of a convolution with strides this runs on the host.
 fn weight_gradient(
     b: &mut Builder,
     x: builder::Value,

@@ -117,6 +117,15 @@ pub(super) const CASES: &[Case] = &[
             .constant("pad", Tensor::i32s(&[1, 1]))
             .finish()
     }),
+    // The output reaches so far behind the last window that a convolution of it has one more.
+    ("conv_transpose", &[&[1, 2, 3], &[2, 2, 2]], |b, v| {
+        b.call("conv_transpose")
+            .arg("x", v[0])
+            .arg("weight", v[1])
+            .constant("strides", Tensor::i32s(&[2]))
+            .constant("output_shape", Tensor::i32s(&[1, 2, 9]))
+            .finish()
+    }),
     ("matmul", &[&[3], &[3]], |b, v| b.matmul(v[0], v[1], false, false)),
     ("matmul", &[&[3], &[2, 3, 4]], |b, v| b.matmul(v[0], v[1], false, false)),
     ("matmul", &[&[2, 4, 3], &[3]], |b, v| b.matmul(v[0], v[1], false, false)),
