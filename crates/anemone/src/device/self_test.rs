@@ -180,6 +180,15 @@ fn linear_layer(device: &dyn Device, io: Io) -> Result<String> {
     Ok(format!("{n_in} to {n_out} channels on {n_columns} columns, two sets of weights: all numbers right"))
 }
 
+/// A linear layer, to try a device with.
+///
+/// # Errors
+///
+/// None that is known; it builds a program.
+pub fn known_program() -> Result<(ValidProgram, Weights)> {
+    layer_program(Io::Fp16, &|o, c| ((o + 2 * c) % 5) as f32 / 4.0 - 0.5)
+}
+
 fn layer_program(io: Io, w: &dyn Fn(usize, usize) -> f32) -> Result<(ValidProgram, Weights)> {
     const PATH: &str = "@model_path/weights/weight.bin";
     let [n_in, n_out, n_columns] = SIZES;

@@ -21,6 +21,11 @@ impl AppleDevice {
         Err(Error::unavailable("the Neural Engine is in Apple's machines and this is none; use `--device soft`"))
     }
 
+    /// Whether the machine is a virtual one, if the system says.
+    pub fn is_virtual(&self) -> Option<bool> {
+        match self.0 {}
+    }
+
     /// Whether fp32 inputs and outputs were tried and refused.
     pub fn fell_back_to_fp16(&self) -> bool {
         match self.0 {}

@@ -46,6 +46,7 @@ struct Engine {
     runtime: Arc<Runtime>,
     options: Options,
     limits: Limits,
+    is_virtual: Option<bool>,
     folders: Arc<Folders>,
     temporary: PathBuf,
     /// The form that was taken first: version, and whether fp32 inputs and outputs were.
@@ -92,12 +93,19 @@ impl AppleDevice {
             }
         };
         let runtime = Runtime::open(&libraries, &options.class_prefix, surfaces)?;
+        let (has_engine, is_virtual) = runtime.machine()?;
+        if has_engine == Some(false) {
+            return Err(Error::unavailable(
+                "the system says that this machine has no Neural Engine; use `--device soft`",
+            ));
+        }
         let temporary = runtime.temporary_folder()?;
         Ok(AppleDevice {
             engine: Arc::new(Engine {
                 runtime,
                 options: options.clone(),
                 limits: Limits::of(options.chip),
+                is_virtual,
                 folders: Arc::new(Folders::default()),
                 temporary,
                 form: Mutex::new(Taken { version: options.version, fp32_io: None }),
@@ -118,6 +126,11 @@ impl AppleDevice {
     /// The folders with model files that exist now.
     pub fn n_folders(&self) -> usize {
         self.engine.folders.n_folders()
+    }
+
+    /// Whether the machine is a virtual one, if the system says.
+    pub fn is_virtual(&self) -> Option<bool> {
+        self.engine.is_virtual
     }
 
     /// Whether fp32 inputs and outputs were tried and refused.

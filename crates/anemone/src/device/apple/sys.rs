@@ -129,6 +129,8 @@ pub(super) struct Runtime {
     surface_keys: [Object; 6],
     temporary_folder: unsafe extern "C-unwind" fn() -> *mut AnyObject,
     has_attributes: bool,
+    /// Asks the machine about itself, where the class exists.
+    device_info: Option<&'static AnyClass>,
     failures: Mutex<Vec<Failure>>,
     /// Kept open: classes cannot be unloaded. After everything that uses them.
     _libraries: Vec<ManuallyDrop<Library>>,
@@ -179,9 +181,24 @@ impl Runtime {
             surface_keys,
             temporary_folder,
             has_attributes,
+            device_info: find_class(&table::class_name(table::DEVICE_INFO, prefix)).ok(),
             failures: Mutex::new(Vec::new()),
             _libraries: libraries.into_iter().map(ManuallyDrop::new).collect(),
         }))
+    }
+
+    /// What the system says of the machine: whether it has an engine, and whether it is virtual.
+    pub(super) fn machine(&self) -> Result<(Option<bool>, Option<bool>)> {
+        let Some(class) = self.device_info else { return Ok((None, None)) };
+        let has = |name: &str| method(class, Kind::Class, name).is_some();
+        self.call("hasANE", || {
+            // SAFETY: both take nothing and return a BOOL, as `check` has confirmed where they exist.
+            let has_engine: Option<Bool> = has("hasANE").then(|| unsafe { msg_send![class, hasANE] });
+            // SAFETY: as above.
+            let is_virtual: Option<Bool> =
+                has("isVirtualMachine").then(|| unsafe { msg_send![class, isVirtualMachine] });
+            Ok((has_engine.map(Bool::as_bool), is_virtual.map(Bool::as_bool)))
+        })
     }
 
     /// What calls have said about their failures, oldest first; the last few.
@@ -671,7 +688,10 @@ fn method(class: &'static AnyClass, kind: Kind, selector: &str) -> Option<&'stat
 /// Compares the type of a method with what is expected.
 fn check(row: &Selector, prefix: &str) -> Result<()> {
     let name = table::class_name(row.class, prefix);
-    let class = find_class(&name)?;
+    let class = match find_class(&name) {
+        Err(_) if !row.required => return Ok(()),
+        class => class?,
+    };
     let Some(method) = method(class, row.kind, row.selector) else {
         return match row.required {
             true => Err(Error::unavailable(format!(

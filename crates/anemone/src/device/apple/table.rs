@@ -9,6 +9,8 @@ pub(super) const MODEL: &str = "*InMemoryModel";
 /// A class of the engine's framework, without its prefix.
 pub(super) const SURFACE_OBJECT: &str = "*IOSurfaceObject";
 /// A class of the engine's framework, without its prefix.
+pub(super) const DEVICE_INFO: &str = "*DeviceInfo";
+/// A class of the engine's framework, without its prefix.
 pub(super) const REQUEST: &str = "*Request";
 
 /// Whether a method belongs to the class or to its instances.
@@ -44,6 +46,10 @@ const fn required(class: &'static str, kind: Kind, selector: &'static str, types
     Selector { class, kind, selector, types, required: true }
 }
 
+const fn optional(class: &'static str, kind: Kind, selector: &'static str, types: &'static str) -> Selector {
+    Selector { class, kind, selector, types, required: false }
+}
+
 /// Every method that is called. Those of the engine as macOS 27 has them on M2 and M4, by logan-ane and tmc/apple;
 /// those of Foundation as its headers declare them.
 pub(super) const SELECTORS: &[Selector] = &[
@@ -69,7 +75,9 @@ pub(super) const SELECTORS: &[Selector] = &[
     required(MODEL, Kind::Instance, "loadWithQoS:options:error:", "B@:I@^@"),
     required(MODEL, Kind::Instance, "evaluateWithQoS:options:request:error:", "B@:I@@^@"),
     required(MODEL, Kind::Instance, "unloadWithQoS:error:", "B@:I^@"),
-    Selector { class: MODEL, kind: Kind::Instance, selector: "modelAttributes", types: "@@:", required: false },
+    optional(MODEL, Kind::Instance, "modelAttributes", "@@:"),
+    optional(DEVICE_INFO, Kind::Class, "hasANE", "B@:"),
+    optional(DEVICE_INFO, Kind::Class, "isVirtualMachine", "B@:"),
     required(SURFACE_OBJECT, Kind::Class, "objectWithIOSurface:", "@@:^{__IOSurface=}"),
     required(
         REQUEST,
