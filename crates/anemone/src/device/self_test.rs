@@ -219,10 +219,13 @@ fn train(device: Arc<dyn Device>, strategy: Strategy) -> Result<String> {
     let losses = |device| -> Result<Vec<f32>> {
         let mut trainer = Trainer::new(&config, device)?;
         let mut losses = Vec::new();
-        while let Event::Step(step) = trainer.step()? {
-            losses.push(step.loss);
+        loop {
+            match trainer.step()? {
+                Event::Step(step) => losses.push(step.loss),
+                Event::Restart(why) => return Err(Error::device(why)),
+                Event::Finished => return Ok(losses),
+            }
         }
-        Ok(losses)
     };
     let found = losses(device)?;
     let expected = losses(Arc::new(SoftDevice::new(super::Options::default().chip, Faults::default())))?;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 ///
 /// # Errors
 ///
-/// [`Error::is_refused`] if an output is an input, or given twice: the engine takes neither.
+/// [`Error::is_refused`] if an output is an input, which the engine does not take.
 pub(super) fn rename(f: &mut Function) -> Result<()> {
     let mut names = HashMap::new();
     number(&mut names, 'i', f.params.iter().map(|p| &p.name));
@@ -21,11 +21,7 @@ pub(super) fn rename(f: &mut Function) -> Result<()> {
             )));
         }
     }
-    let before = names.len();
     number(&mut names, 'o', f.body.outputs.iter().map(|o| &o.name));
-    if names.len() != before + f.body.outputs.len() {
-        return Err(Error::refused("two outputs are one value, which the engine does not take"));
-    }
     let mut defined = Vec::new();
     definitions(&f.body, &mut defined);
     let between: Vec<String> = defined.into_iter().filter(|n| !names.contains_key(n)).collect();
