@@ -57,7 +57,7 @@ foundation=$(ldd "$out/stand-ins/libane_classes.so" | awk '/libgnustep-base/ {pr
     cargo test -p anemone --features gnustep,stand-ins --lib --test stand_ins --test apple
     cargo test -p anemone-cli --features gnustep --test stand_ins
     printf '\n--- lint of the driver and its tests\n'
-    cargo clippy -p anemone --features gnustep,stand-ins --lib --test stand_ins --test apple -- -D warnings
+    cargo clippy -p anemone --features gnustep,stand-ins --all-targets -- -D warnings
 )
 
 # --- 2. The targets

@@ -2,6 +2,7 @@
 //! strategy, every failure that is known, and that nothing is left over.
 //!
 //! Where there is no macOS, `ANEMONE_FOUNDATION` names the library with Foundation's classes.
+#![allow(clippy::print_stderr)] // Says why it is skipped.
 
 use anemone::config::Strategy;
 use anemone::device::apple::stand_in::{Counts, Fault, StandIns};

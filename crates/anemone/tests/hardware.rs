@@ -1,4 +1,5 @@
 //! The Neural Engine itself. Skipped, with the reason, on a machine that has none.
+#![allow(clippy::print_stderr)] // Says why it is skipped.
 
 use anemone::config::Strategy;
 use anemone::device::{AppleDevice, Device, apple, self_test};

@@ -2,6 +2,7 @@
 //! real message sends on GNUstep. `ANEMONE_STAND_INS` is the path of their library.
 //!
 //! They compute one kind of program only: one input, a cast, a 1x1 convolution, one output, `program(1.0)`.
+#![allow(clippy::print_stderr)] // Says why it is skipped.
 
 use anemone::device::apple::{Options, ProgramIo};
 use anemone::device::{AppleDevice, Device, SoftDevice};

@@ -1,5 +1,6 @@
 //! `anemone train` through the driver of the Neural Engine, against stand-ins for Apple's classes that were written
 //! apart from it. `ANEMONE_STAND_INS` is the path of their library.
+#![allow(clippy::print_stderr)] // Says why it is skipped.
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -5,6 +5,8 @@
 //! [`Limits`](anemone_mil::Limits)), and count what they are given: objects, compiles, loads, locks.
 #![allow(unsafe_code)]
 
+mod iosurface;
+
 use super::driver::AppleDevice;
 use super::sys::{RawSurface, SurfaceApi};
 use super::{Options, table};
@@ -156,11 +158,11 @@ impl StandIns {
             ..options.clone()
         };
         let api = SurfaceApi {
-            create: create_surface,
-            lock: lock_surface,
-            unlock: unlock_surface,
-            base: base_of_surface,
-            alloc_size: size_of_surface,
+            create: iosurface::create,
+            lock: iosurface::lock,
+            unlock: iosurface::unlock,
+            base: iosurface::base,
+            alloc_size: iosurface::alloc_size,
         };
         AppleDevice::open_with(&options, Some(api))
     }
@@ -414,16 +416,19 @@ fn no(place: *mut *mut AnyObject, code: isize, text: &str) -> Bool {
     Bool::NO
 }
 
-fn raise(reason: &str) -> ! {
-    let Ok(class) = class("NSException") else { std::process::abort() };
+/// Throws an exception; says NO if there is none to throw.
+fn raise(reason: &str) -> Bool {
     let nothing: Option<&AnyObject> = None;
     let name = string("NSInvalidArgumentException");
-    // SAFETY: two strings and nil; what comes is an exception.
+    let Ok(class) = class("NSException") else { return Bool::NO };
     let exception: Option<Retained<AnyObject>> =
+        // SAFETY: two strings and nil; what comes is an exception.
         unsafe { msg_send![class, exceptionWithName: name, reason: string(reason), userInfo: nothing] };
-    let Some(exception) = exception else { std::process::abort() };
-    // SAFETY: `Exception` stands for any object that is thrown.
-    objc2::exception::throw(unsafe { Retained::cast_unchecked::<Exception>(exception) })
+    match exception {
+        // SAFETY: `Exception` stands for any object that is thrown.
+        Some(exception) => objc2::exception::throw(unsafe { Retained::cast_unchecked::<Exception>(exception) }),
+        None => Bool::NO,
+    }
 }
 
 extern "C-unwind" fn make_descriptor(
@@ -523,7 +528,7 @@ extern "C-unwind" fn compile(
     }
     if world.fails(Fault::CompileRaises) {
         drop(model);
-        raise("an object was nil");
+        return raise("an object was nil");
     }
     if world.fails(Fault::CompileSilentNo) {
         return Bool::NO;
@@ -623,7 +628,7 @@ extern "C-unwind" fn evaluate(
     world.n_evaluations.fetch_add(1, Ordering::SeqCst);
     if world.fails(Fault::EvaluateRaises) {
         drop(model);
-        raise("-[_ANEInMemoryModel getUUID]: unrecognized selector sent to instance");
+        return raise("-[_ANEInMemoryModel getUUID]: unrecognized selector sent to instance");
     }
     let rejected = "ANEProgramProcessRequestDirect() Failed with status=0x1d : statusType=0x9 : \
                     Program Inference error";
@@ -766,87 +771,4 @@ extern "C-unwind" fn make_request(
         return ptr::null_mut();
     }
     object(class, &world, Content::Request { inputs, outputs })
-}
-
-/// The class of surfaces, of which there is one for all.
-fn surface_class() -> Option<&'static AnyClass> {
-    let mut known = worlds();
-    const NAME: &CStr = c"AnemoneStandInSurface";
-    if let Some(class) = AnyClass::get(NAME) {
-        return Some(class);
-    }
-    let mut builder = ClassBuilder::new(NAME, class("NSObject").ok()?)?;
-    builder.add_ivar::<*mut c_void>(STATE);
-    // SAFETY: the method has the type of `dealloc`.
-    unsafe { builder.add_method(selector("dealloc"), dealloc as extern "C-unwind" fn(_, _)) };
-    known.get_or_insert_with(HashMap::new);
-    Some(builder.register())
-}
-
-unsafe extern "C-unwind" fn create_surface(properties: *const AnyObject) -> *mut RawSurface {
-    let number = |key: &str| -> Option<usize> {
-        // SAFETY: the driver passes a dictionary of numbers.
-        unsafe {
-            let value: Option<Retained<AnyObject>> = msg_send![&*properties, objectForKey: string(key)];
-            let value: u64 = msg_send![&*value?, unsignedLongLongValue];
-            usize::try_from(value).ok()
-        }
-    };
-    let size = || {
-        let [width, height] = [number("IOSurfaceWidth")?, number("IOSurfaceHeight")?];
-        let [element, row] = [number("IOSurfaceBytesPerElement")?, number("IOSurfaceBytesPerRow")?];
-        let size = number("IOSurfaceAllocSize")?;
-        (size > 0 && width * element <= row && row * height <= size).then_some(size)
-    };
-    let (Some(size), Some(class)) = (size(), surface_class()) else { return ptr::null_mut() };
-    let world = Arc::new(World::new(String::new(), Chip::M4, None, PathBuf::new()));
-    let content = Content::Surface { bytes: Mutex::new(vec![0; size]), n_locks: AtomicI64::new(0) };
-    let object = object(class, &world, content);
-    N_SURFACES.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: the object was just made; the caller owns what it gets.
-    unsafe { Retained::retain(object) }.map_or(ptr::null_mut(), Retained::into_raw).cast()
-}
-
-/// The state of a surface.
-///
-/// # Safety
-///
-/// The surface is alive.
-unsafe fn surface_state<'a>(raw: *mut RawSurface) -> Option<(&'a Mutex<Vec<u8>>, &'a AtomicI64)> {
-    // SAFETY: as the caller has promised.
-    match &unsafe { state(raw.cast()) }?.content {
-        Content::Surface { bytes, n_locks } => Some((bytes, n_locks)),
-        _ => None,
-    }
-}
-
-unsafe extern "C-unwind" fn lock_surface(raw: *mut RawSurface, _: u32, _: *mut u32) -> i32 {
-    // SAFETY: the driver passes a surface that is alive.
-    let Some((_, n_locks)) = (unsafe { surface_state(raw) }) else { return -1 };
-    n_locks.fetch_add(1, Ordering::SeqCst);
-    N_LOCKS.fetch_add(1, Ordering::SeqCst);
-    0
-}
-
-unsafe extern "C-unwind" fn unlock_surface(raw: *mut RawSurface, _: u32, _: *mut u32) -> i32 {
-    // SAFETY: the driver passes a surface that is alive.
-    let Some((_, n_locks)) = (unsafe { surface_state(raw) }) else { return -1 };
-    N_LOCKS.fetch_sub(1, Ordering::SeqCst);
-    if n_locks.fetch_sub(1, Ordering::SeqCst) > 0 { 0 } else { -1 }
-}
-
-unsafe extern "C-unwind" fn base_of_surface(raw: *mut RawSurface) -> *mut c_void {
-    // SAFETY: the driver passes a surface that is alive.
-    match unsafe { surface_state(raw) } {
-        Some((bytes, n_locks)) if n_locks.load(Ordering::SeqCst) > 0 => {
-            bytes.lock().unwrap_or_else(|e| e.into_inner()).as_mut_ptr().cast()
-        }
-        _ => ptr::null_mut(),
-    }
-}
-
-unsafe extern "C-unwind" fn size_of_surface(raw: *mut RawSurface) -> usize {
-    // SAFETY: the driver passes a surface that is alive.
-    let state = unsafe { surface_state(raw) };
-    state.map_or(0, |(bytes, _)| bytes.lock().unwrap_or_else(|e| e.into_inner()).len())
 }

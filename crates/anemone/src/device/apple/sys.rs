@@ -194,8 +194,8 @@ impl Runtime {
         self.call("hasANE", || {
             // SAFETY: both take nothing and return a BOOL, as `check` has confirmed where they exist.
             let has_engine: Option<Bool> = has("hasANE").then(|| unsafe { msg_send![class, hasANE] });
-            // SAFETY: as above.
             let is_virtual: Option<Bool> =
+                // SAFETY: as above.
                 has("isVirtualMachine").then(|| unsafe { msg_send![class, isVirtualMachine] });
             Ok((has_engine.map(Bool::as_bool), is_virtual.map(Bool::as_bool)))
         })
@@ -233,8 +233,8 @@ impl Runtime {
             if found < n_bytes {
                 return Err(Failure::said("IOSurfaceGetAllocSize", format!("{found} bytes instead of {n_bytes}")));
             }
-            // SAFETY: the argument is a surface of the type that `check` has confirmed.
             let wrapper: Option<Retained<AnyObject>> =
+                // SAFETY: the argument is a surface of the type that `check` has confirmed.
                 unsafe { msg_send![self.classes.surface_object, objectWithIOSurface: raw] };
             let wrapper = wrapper.ok_or_else(|| Failure::nil("objectWithIOSurface:"))?;
             Ok(Surface { runtime: self.clone(), raw, wrapper: Object::new(wrapper), _object: object, n_bytes })
@@ -264,8 +264,8 @@ impl Runtime {
                 msg_send![self.classes.descriptor, modelWithMILText: &*text, weights: &*weights, optionsPlist: no_options]
             };
             let descriptor = descriptor.ok_or_else(|| Failure::nil(SELECTOR))?;
-            // SAFETY: the argument is a descriptor.
             let model: Option<Retained<AnyObject>> =
+                // SAFETY: the argument is a descriptor.
                 unsafe { msg_send![self.classes.model, inMemoryModelWithDescriptor: &*descriptor] };
             model.map(Object::new).ok_or_else(|| Failure::nil("inMemoryModelWithDescriptor:"))
         })?;
@@ -328,8 +328,8 @@ impl Runtime {
             if known.is_false() {
                 return None;
             }
-            // SAFETY: both return strings or nil.
             let (name, reason): (Option<Retained<AnyObject>>, Option<Retained<AnyObject>>) =
+                // SAFETY: both return strings or nil.
                 unsafe { (msg_send![e, name], msg_send![e, reason]) };
             let text = |s: Option<Retained<AnyObject>>| s.as_deref().and_then(text_of).unwrap_or_default();
             Some(format!("{}: {}", text(name), text(reason)))
@@ -346,16 +346,16 @@ impl Runtime {
     fn string(&self, s: &str) -> Result<Retained<AnyObject>, Failure> {
         let failed = || Failure::nil("stringWithUTF8String:");
         let s = CString::new(s).map_err(|_| failed())?;
-        // SAFETY: the argument ends with a zero byte and is copied.
         let string: Option<Retained<AnyObject>> =
+            // SAFETY: the argument ends with a zero byte and is copied.
             unsafe { msg_send![self.classes.string, stringWithUTF8String: s.as_ptr()] };
         string.ok_or_else(failed)
     }
 
     fn data(&self, bytes: &[u8]) -> Result<Retained<AnyObject>, Failure> {
         let start: *const c_void = bytes.as_ptr().cast();
-        // SAFETY: the bytes are there, and are copied.
         let data: Option<Retained<AnyObject>> =
+            // SAFETY: the bytes are there, and are copied.
             unsafe { msg_send![self.classes.data, dataWithBytes: start, length: bytes.len()] };
         data.ok_or_else(|| Failure::nil("dataWithBytes:length:"))
     }
@@ -366,8 +366,8 @@ impl Runtime {
     }
 
     fn array(&self, objects: Vec<*const AnyObject>) -> Result<Retained<AnyObject>, Failure> {
-        // SAFETY: the objects are alive, and are retained.
         let array: Option<Retained<AnyObject>> =
+            // SAFETY: the objects are alive, and are retained.
             unsafe { msg_send![self.classes.array, arrayWithObjects: objects.as_ptr(), count: objects.len()] };
         array.ok_or_else(|| Failure::nil("arrayWithObjects:count:"))
     }
@@ -412,8 +412,8 @@ impl Runtime {
 
     /// What an `NSError` says.
     fn error(&self, error: &AnyObject) -> Failure {
-        // SAFETY: the three methods of `NSError`, whose types `check` has confirmed.
         let (domain, code, text): (Option<Retained<AnyObject>>, isize, Option<Retained<AnyObject>>) =
+            // SAFETY: the three methods of `NSError`, whose types `check` has confirmed.
             unsafe { (msg_send![error, domain], msg_send![error, code], msg_send![error, localizedDescription]) };
         Failure {
             domain: domain.as_deref().and_then(text_of),
@@ -645,8 +645,8 @@ fn surface_key(libraries: &[Library], name: &CStr) -> Result<Object> {
 
 /// The same where surfaces are stand-ins: the text that the constant holds, its name without the `k`.
 fn surface_key_text(string: &'static AnyClass, name: &CStr) -> Result<Object> {
-    // SAFETY: the text ends with a zero byte and is copied.
     let key: Option<Retained<AnyObject>> =
+        // SAFETY: the text ends with a zero byte and is copied.
         autoreleasepool(|_| unsafe { msg_send![string, stringWithUTF8String: name.as_ptr().add(1)] });
     key.map(Object::new).ok_or_else(|| Error::unavailable("`stringWithUTF8String:` said nil"))
 }
