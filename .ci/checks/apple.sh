@@ -67,7 +67,7 @@ for target in aarch64-apple-darwin x86_64-apple-darwin; do
     name=${target//-/_}
     export DARWIN_TARGET=$target "CC_$name=clang-19" "AR_$name=llvm-ar"
     printf '\n--- lint for %s\n' "$target"
-    "$out/darwin/cargo-darwin" clippy --workspace --features anemone/stand-ins -- -D warnings
+    "$out/darwin/cargo-darwin" clippy --workspace --exclude xtask --features anemone/stand-ins -- -D warnings
     printf '\n--- link for %s\n' "$target"
     "$out/darwin/cargo-darwin" build -p anemone-cli
     file "$CARGO_TARGET_DIR/$target/debug/anemone" | grep -F 'Mach-O 64-bit'
