@@ -295,6 +295,11 @@ impl Trainer {
         self.state.io != self.config.weights.io
     }
 
+    /// What it runs on.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
     /// Steps done.
     pub fn n_steps(&self) -> u64 {
         self.state.step
