@@ -42,7 +42,9 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
         }
     });
     let mut run = Run::start(config, trainer, dir, Progress::new(args.quiet))?;
-    match run.train()? {
+    let ended = run.train();
+    run.progress.end();
+    match ended? {
         Ended::Finished => run.finish(args.json, out),
         Ended::Restart => Err(replace_process(&run.dir)),
         Ended::Interrupted => {
@@ -198,7 +200,6 @@ impl Run {
                     return Ok(Ended::Restart);
                 }
                 Err(e) => {
-                    self.progress.end();
                     let saved = if self.trainer.at_boundary() && self.trainer.n_steps() > self.saved_at {
                         self.save()
                     } else {
@@ -227,7 +228,6 @@ impl Run {
 
     /// Leaves weights and report, and prints it.
     fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-        self.progress.end();
         let report = self.trainer.report()?;
         let metadata = BTreeMap::from([("format".to_string(), "anemone".to_string())]);
         save_safetensors(&self.dir.weights(), &self.trainer.weights(), &metadata)?;

@@ -4,7 +4,10 @@
 
 mod support;
 
+use anemone::checkpoint::Checkpoint;
 use anemone::random::Random;
+use anemone::weights_file::{NamedTensor, load_safetensors};
+use anemone::{Config, Trainer};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -75,6 +78,53 @@ fn killed_runs_with_weights_passed_in_end_bit_for_bit_like_undisturbed_ones() {
 fn killed_runs_with_weights_compiled_in_end_bit_for_bit_like_undisturbed_ones() {
     // 40 updates of 4 compiles: the process replaces itself at step 250, which kills hit as well.
     killed_at_random_moments(&["--no-overlap", "--steps", "400", "--inject", "delay=1"], 2);
+}
+
+/// The weights of a run of the library that gets a new process, and so new kernels, at these steps.
+fn planned(config: &Config, restarts: &[u64]) -> Vec<NamedTensor> {
+    let mut checkpoint: Option<Checkpoint> = None;
+    for until in restarts.iter().chain([&config.train.steps]) {
+        let device = anemone::device::open(&config.device.options().unwrap()).unwrap();
+        let mut trainer = Trainer::new(config, device).unwrap();
+        if let Some(checkpoint) = &checkpoint {
+            trainer.resume(checkpoint).unwrap();
+        }
+        while trainer.n_steps() < *until {
+            trainer.step().unwrap();
+        }
+        checkpoint = Some(trainer.checkpoint().unwrap());
+    }
+    checkpoint.unwrap().tensors
+}
+
+/// With overlap a new process begins with kernels of the newest weights, which an undisturbed run never has.
+#[test]
+fn a_killed_run_with_overlap_is_one_that_planned_its_restarts_there() {
+    let folder = Folder::new();
+    let flags =
+        ["--steps", "1000", "--checkpoint-every", "20", "--quiet", "--inject", "delay=2", "--run-dir", "a"];
+    let mut random = Random::new(3);
+    for n_steps in [40, 60, 150, 230] {
+        let args = [&flags[..], &["--resume"]].concat();
+        let mut child = Background(folder.command(&args).stdout(Stdio::null()).spawn().unwrap());
+        let saved_at = || {
+            let saved = Checkpoint::load(&folder.path("a/checkpoint.anemone")).ok()?;
+            saved.state["step"].as_u64()
+        };
+        wait_for("checkpoint", || saved_at().is_some_and(|step| step >= n_steps));
+        std::thread::sleep(Duration::from_millis(20).mul_f64(random.uniform()));
+        child.0.kill().unwrap();
+        assert!(child.0.wait().unwrap().code().is_none(), "it was killed, not finished");
+    }
+    assert!(folder.train(&[&flags[..], &["--resume"]].concat()).status.success());
+    let report: serde_json::Value = serde_json::from_slice(&folder.bytes("a/report.json")).unwrap();
+    let resumed_at: Vec<u64> = serde_json::from_value(report["stats"]["resumed_at"].clone()).unwrap();
+    assert!(resumed_at.len() >= 4, "{resumed_at:?}");
+    let config = Config::from_toml(&fs::read_to_string(folder.path("a/config.toml")).unwrap()).unwrap();
+    let found = load_safetensors(&folder.path("a/weights.safetensors")).unwrap();
+    assert_eq!(found, planned(&config, &resumed_at));
+    assert_ne!(found, planned(&config, &[]));
+    assert_eq!(steps_and_losses(&folder.path("a")).len(), 1000);
 }
 
 /// A process that is killed when the test is over, whatever becomes of that.
@@ -201,7 +251,7 @@ fn a_disk_that_fills_up_while_metrics_are_written_is_an_error_too() {
     let e = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{e}");
     assert!(e.contains("write the metrics log") && !e.contains("panicked"), "{e}");
-    let saved = anemone::checkpoint::Checkpoint::load(&folder.path("a/checkpoint.anemone")).unwrap();
+    let saved = Checkpoint::load(&folder.path("a/checkpoint.anemone")).unwrap();
     assert!(saved.state["step"].as_u64().is_some_and(|step| step >= 200), "{}", saved.state);
     let out = folder.train(&["--resume", "--run-dir", "a"]);
     assert!(out.status.success(), "{out:?}");
@@ -222,12 +272,13 @@ fn has_steps(run: &Path, n: usize) -> bool {
 #[test]
 fn an_interrupt_saves_and_says_how_to_go_on() {
     let folder = Folder::new();
-    // Steps of 10 ms and more, so that there is time to interrupt.
-    let flags = ["--steps", "200", "--no-overlap", "--inject", "delay=20", "--checkpoint-every", "10"];
+    // Updates of 80 ms and more, so that there is time to interrupt; the process has replaced itself at step 100.
+    let flags = ["--steps", "200", "--no-overlap", "--inject", "delay=20"];
+    let flags = [&flags[..], &["--checkpoint-every", "10", "--compile-budget", "40"]].concat();
     assert!(folder.train(&[&flags[..], &["--run-dir", "whole"]].concat()).status.success());
     let mut command = folder.command(&[&flags[..], &["--run-dir", "a"]].concat());
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for("step 10", || has_steps(&folder.path("a"), 10));
+    wait_for("step 110", || has_steps(&folder.path("a"), 110));
     interrupt(&child);
     let out = child.wait_with_output().unwrap();
     let e = String::from_utf8_lossy(&out.stderr);
@@ -235,9 +286,9 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     assert!(out.stdout.is_empty());
     assert!(e.contains("interrupted at step ") && e.contains("`anemone train --resume --run-dir a`"), "{e}");
     let step: u64 = e.split("interrupted at step ").nth(1).unwrap().split(';').next().unwrap().parse().unwrap();
-    let saved = anemone::checkpoint::Checkpoint::load(&folder.path("a/checkpoint.anemone")).unwrap();
+    let saved = Checkpoint::load(&folder.path("a/checkpoint.anemone")).unwrap();
     assert_eq!(saved.state["step"], step);
-    assert!(step < 200);
+    assert!((110..200).contains(&step));
     assert!(folder.train(&["--resume", "--run-dir", "a"]).status.success());
     assert_eq!(folder.bytes("a/weights.safetensors"), folder.bytes("whole/weights.safetensors"));
 }
