@@ -555,7 +555,10 @@ impl Trainer {
                 "{why}, and this process has made no step: another restart would not help"
             )));
         }
-        self.state.stats.restarted_at.push(self.state.step);
+        // Whoever asks again gets the same answer.
+        if self.state.stats.restarted_at.last() != Some(&self.state.step) {
+            self.state.stats.restarted_at.push(self.state.step);
+        }
         Ok(Event::Restart(why))
     }
 

@@ -211,7 +211,7 @@ fn a_run_ends_below_its_threshold() {
     let n = stopped.steps.len();
     assert!(stopped.report.converged && !all.report.converged && n < 300);
     // The loss is looked at when a batch ends.
-    assert!(n % 3 == 0 && stopped.steps[n - 1].loss < config.train.stop_below);
+    assert!(n.is_multiple_of(3) && stopped.steps[n - 1].loss < config.train.stop_below);
     assert!(stopped.steps[..n - 1].iter().skip(2).step_by(3).all(|s| s.loss >= config.train.stop_below));
 }
 

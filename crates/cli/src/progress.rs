@@ -51,7 +51,7 @@ impl Progress {
                 bar.set_position(done);
                 self.drawn = Instant::now();
             }
-        } else if step.step % (self.n_steps / N_LINES).max(1) == 0 || done == self.n_steps {
+        } else if step.step.is_multiple_of((self.n_steps / N_LINES).max(1)) || done == self.n_steps {
             let us = step.device_us + step.host_us;
             eprintln!("step {:<7} loss {:<12.9} {us:>8.1} us  {} compiles", step.step, step.loss, step.compiles);
         }

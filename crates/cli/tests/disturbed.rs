@@ -6,6 +6,7 @@ mod support;
 
 use anemone::checkpoint::Checkpoint;
 use anemone::random::Random;
+use anemone::train::Event;
 use anemone::weights_file::{NamedTensor, load_safetensors};
 use anemone::{Config, Trainer};
 use std::fs;
@@ -90,7 +91,8 @@ fn planned(config: &Config, restarts: &[u64]) -> Vec<NamedTensor> {
             trainer.resume(checkpoint).unwrap();
         }
         while trainer.n_steps() < *until {
-            trainer.step().unwrap();
+            let event = trainer.step().unwrap();
+            assert!(matches!(event, Event::Step(_)), "{event:?} at step {}", trainer.n_steps());
         }
         checkpoint = Some(trainer.checkpoint().unwrap());
     }
@@ -123,7 +125,8 @@ fn a_killed_run_with_overlap_is_one_that_planned_its_restarts_there() {
     let config = Config::from_toml(&fs::read_to_string(folder.path("a/config.toml")).unwrap()).unwrap();
     let found = load_safetensors(&folder.path("a/weights.safetensors")).unwrap();
     assert_eq!(found, planned(&config, &resumed_at));
-    assert_ne!(found, planned(&config, &[]));
+    // Those that its budget of compiles makes it have anyway.
+    assert_ne!(found, planned(&config, &[480, 960]));
     assert_eq!(steps_and_losses(&folder.path("a")).len(), 1000);
 }
 
