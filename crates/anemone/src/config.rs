@@ -5,6 +5,7 @@ use crate::device::Select;
 use crate::error::{Error, Result};
 use crate::models::Mlp;
 use crate::nn::Model;
+use crate::optim::OptimizerConfig;
 use crate::params::Init;
 use anemone_mil::limits::Chip;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ pub struct Config {
     pub data: DataConfig,
     /// How.
     pub train: TrainConfig,
+    /// What turns gradients into updates.
+    pub optimizer: OptimizerConfig,
     /// How kernels get new weights.
     pub weights: WeightsConfig,
     /// Where.
@@ -298,6 +301,7 @@ impl Config {
         positive(scale.is_finite() && scale >= 0.0, "weights.stale_scale", &scale, "0 or more")?;
         let DataConfig::Sine { rows } = self.data;
         positive(rows > 0, "data.rows", &rows, "1 or more")?;
+        self.optimizer.check()?;
         self.device.options()?;
         Ok(())
     }
@@ -343,6 +347,8 @@ mod tests {
             ("[device]\nchip = \"m9\"", "m9"),
             ("[model]\nkind = \"gru\"", "gru"),
             ("[data]\nkind = \"sine\"\nrows = 0", "data.rows"),
+            ("[optimizer]\nkind = \"sgd\"\nmomentum = 1.5", "optimizer.momentum"),
+            ("[optimizer]\nkind = \"adamw\"\nbeta = 0.5", "beta"),
         ] {
             let e = Config::from_toml(text).unwrap_err().to_string();
             assert!(e.contains(named), "{text}: {e}");

@@ -10,7 +10,7 @@ use crate::data::Data;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Graph, Model};
-use crate::optim::{Optimizer, Sgd};
+use crate::optim::{self, Optimizer};
 use crate::params::ParamSpec;
 use crate::random::Random;
 use crate::report::{Evaluation, Report, Stats};
@@ -174,7 +174,7 @@ impl Trainer {
             n_compiles_before,
             clock: Instant::now(),
             finished: config.train.steps == 0,
-            optimizer: Box::new(Sgd),
+            optimizer: config.optimizer.optimizer(),
             config: config.clone(),
             data,
             plan,
@@ -213,7 +213,10 @@ impl Trainer {
             (self.compiler, state.io, n_fallbacks) = compiler(&self.config, &self.device, &self.plan, state.io)?;
             state.stats.n_io_fallbacks += n_fallbacks;
         }
+        let memory = optim::from_tensors(&checkpoint.tensors, &self.specs)?;
         self.params = params;
+        self.optimizer = self.config.optimizer.optimizer();
+        self.optimizer.restore(state.update, memory);
         self.begun_at = state.step;
         self.n_compiles_before = self.device.usage().n_compiles;
         self.finished = state.step >= self.config.train.steps || self.converged(state.last_loss);
@@ -318,7 +321,9 @@ impl Trainer {
         state.stats = self.stats();
         let state =
             serde_json::to_value(&state).map_err(|e| Error::checkpoint(format!("write the state: {e}")))?;
-        Ok(Checkpoint { config: self.identity(), state, tensors: self.weights() })
+        let mut tensors = self.weights();
+        tensors.extend(optim::to_tensors(&*self.optimizer, &self.specs));
+        Ok(Checkpoint { config: self.identity(), state, tensors })
     }
 
     /// The parameters as they are now.

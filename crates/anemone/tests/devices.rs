@@ -97,3 +97,21 @@ fn buffers_that_do_not_fit_are_refused() {
     let mut x = kernel.input_buffer(0).unwrap();
     assert!(x.write(&[1.0]).is_err() && kernel.input_buffer(1).is_err());
 }
+
+#[test]
+fn a_kernel_sees_what_was_written_last() {
+    let mut kernel = soft(Chip::M4, "").compile(&program(1), &Weights::new()).unwrap();
+    let (mut a, mut b) = (kernel.input_buffer(0).unwrap(), kernel.input_buffer(0).unwrap());
+    let mut y = kernel.output_buffer(0).unwrap();
+    let mut result = |x: &dyn anemone::device::Buffer| {
+        kernel.run(&[x], &mut [&mut *y]).unwrap();
+        let mut found = [0.0];
+        y.read(&mut found).unwrap();
+        found[0]
+    };
+    a.write(&[1.0]).unwrap();
+    b.write(&[5.0]).unwrap();
+    assert_eq!([result(&*a), result(&*a), result(&*b), result(&*a)], [2.0, 2.0, 6.0, 2.0]);
+    a.write(&[7.0]).unwrap();
+    assert_eq!(result(&*a), 8.0);
+}

@@ -14,6 +14,8 @@ Examples:
   anemone devices                      what this machine can train on
   anemone check model.mil              is this program right?
   anemone check --chip m1 model.mil    ... and does the Neural Engine of an M1 take it?
+  anemone inspect model.mlpackage      what is in this model?
+  anemone run model.mlpackage --input x=x.npy --output results
   anemone fmt --check *.mil            which files are not laid out as coremlc does it?
 
 `anemone help <command>` says more about a command.
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Check(Check),
     Fmt(Fmt),
     Devices(Devices),
+    Inspect(Inspect),
+    Run(Run),
 }
 
 /// Train a model: a preset, or what a configuration file says
@@ -130,7 +134,7 @@ pub(crate) struct Train {
     pub(crate) inject: Option<Faults>,
 }
 
-/// Check MIL programs: syntax, names, types, and the rules of a chip's Neural Engine
+/// Check MIL programs: syntax, names, types, weights, and the rules of a chip's Neural Engine
 ///
 /// Findings are errors, with which a program does not run, and warnings, with which it may not run or may compute
 /// something else. A finding about the engine names the rule, how well it is known, and who says so.
@@ -146,7 +150,7 @@ Exit codes:
   1  errors were found, or a file could not be read
   2  the command line is wrong")]
 pub(crate) struct Check {
-    /// Files of MIL text; `-` reads standard input
+    /// MIL text (`.mil` or any other name), `.mlmodelc`, `.mlpackage` or `.mlmodel`; `-` reads text from standard input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
 
@@ -161,7 +165,8 @@ pub(crate) struct Check {
 
 /// Lay out MIL text as Apple's coremlc does, in place
 ///
-/// A file is replaced as a whole or not at all. Comments are lost: coremlc's layout has none.
+/// Layout alone: nothing is put in another order. A file is replaced as a whole or not at all. coremlc's layout has no
+/// comments, so a file that has some is only rewritten with --drop-comments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -190,6 +195,10 @@ pub(crate) struct Fmt {
     /// Print the result instead of rewriting the files
     #[arg(long)]
     pub(crate) stdout: bool,
+
+    /// Rewrite files with comments too; the comments are lost
+    #[arg(long)]
+    pub(crate) drop_comments: bool,
 }
 
 /// Show what this machine can train on, and what was checked of it
@@ -202,6 +211,69 @@ pub(crate) struct Devices {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Show what is in a model: functions, inputs, outputs, ops, weights, work
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone inspect model.mlpackage
+  anemone inspect --json model.mlmodelc | jq '.functions[0].ops'")]
+pub(crate) struct Inspect {
+    /// A `.mil`, `.mlmodelc`, `.mlpackage` or `.mlmodel`; its weights files need not be there
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Run a model on arrays from files
+///
+/// Each output becomes a file NAME.npy in the output folder. States begin as zeros.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone run model.mlpackage --input x=x.npy --output results
+  anemone run model.mil --input x=x.npy --output results --device soft")]
+pub(crate) struct Run {
+    /// A `.mil`, `.mlmodelc`, `.mlpackage` or `.mlmodel`, with its weights files beside it
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+
+    /// The array for an input, once for each
+    #[arg(long = "input", value_name = "NAME=FILE.npy", value_parser = named_path)]
+    pub(crate) inputs: Vec<(String, PathBuf)>,
+
+    /// The folder for the outputs; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+
+    /// `reference` computes every op exactly and slowly; `soft` is the software engine with its rules
+    #[arg(long, value_parser = run_on(), default_value = "reference")]
+    pub(crate) device: RunOn,
+}
+
+/// What `anemone run` runs a model on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunOn {
+    /// The reference interpreter.
+    Reference,
+    /// The software engine.
+    Soft,
+}
+
+fn run_on() -> impl TypedValueParser<Value = RunOn> {
+    named(&[("reference", RunOn::Reference), ("soft", RunOn::Soft)])
+}
+
+/// `NAME=PATH`.
+fn named_path(given: &str) -> Result<(String, PathBuf), String> {
+    match given.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_string(), path.into())),
+        _ => Err("expected NAME=FILE.npy".to_string()),
+    }
 }
 
 fn select() -> impl TypedValueParser<Value = Select> {

@@ -13,11 +13,12 @@ pub(crate) fn run(args: &args::Fmt, out: &mut dyn Write) -> anyhow::Result<Outco
     let mut n_failed = 0;
     for path in &args.paths {
         let before = input::read(path)?;
+        let name = input::display(path);
         let after = match format(&before, args.dialect) {
             Ok(after) => after,
+            // The other files are none the worse for it.
             Err(e) => {
-                // The other files are none the worse for it.
-                anstream::eprintln!("{}", e.render(&input::display(path), &before));
+                anstream::eprintln!("{}", e.render(&name, &before));
                 n_failed += 1;
                 continue;
             }
@@ -25,16 +26,23 @@ pub(crate) fn run(args: &args::Fmt, out: &mut dyn Write) -> anyhow::Result<Outco
         if args.check {
             if before != after {
                 n_changed += 1;
-                writeln!(out, "{}", input::display(path))?;
+                writeln!(out, "{name}")?;
             }
         } else if args.stdout || input::is_stdin(path) {
             out.write_all(after.as_bytes())?;
         } else if before != after {
+            if has_comments(&before) && !args.drop_comments {
+                anstream::eprintln!(
+                    "error: `{name}` has comments, which would be lost; give --drop-comments or --stdout"
+                );
+                n_failed += 1;
+                continue;
+            }
             replace(path, &after)?;
         }
     }
     if n_failed > 0 {
-        bail!("{n_failed} of {} files are no MIL and were left as they are", args.paths.len());
+        bail!("{n_failed} of {} files were left as they are", args.paths.len());
     }
     Ok(if n_changed > 0 { Outcome::Found } else { Outcome::Clean })
 }
@@ -52,6 +60,22 @@ fn format(before: &str, dialect: Option<Version>) -> anemone_mil::Result<String>
     Ok(after)
 }
 
+/// Whether text that parses has a `//` outside of strings.
+fn has_comments(source: &str) -> bool {
+    let (mut in_string, mut escaped, mut before) = (false, false, ' ');
+    for c in source.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if in_string => escaped = true,
+            '"' => in_string = !in_string,
+            '/' if before == '/' && !in_string => return true,
+            _ => {}
+        }
+        before = c;
+    }
+    false
+}
+
 /// Replaces the file as a whole or not at all: a new one is written beside it and takes its name.
 fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     // Through a symbolic link the file it leads to is replaced, not the link.
@@ -66,4 +90,19 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
         Ok(())
     };
     write().with_context(|| format!("write `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_told_from_strings() {
+        for with in ["// a", "x / // y", r#"string("a\\") // b"#, r#""a" //"#] {
+            assert!(has_comments(with), "{with}");
+        }
+        for without in ["", "/ /", r#""http://x""#, r#""a\"// b""#] {
+            assert!(!has_comments(without), "{without}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
-//! Reading what the command line names: files, or standard input for `-`.
+//! Reading what the command line names: files, compiled models, or standard input for `-`.
 
 use anyhow::Context;
 use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whether the path stands for standard input.
 pub(crate) fn is_stdin(path: &Path) -> bool {
@@ -13,6 +13,16 @@ pub(crate) fn is_stdin(path: &Path) -> bool {
 /// What messages call the path.
 pub(crate) fn display(path: &Path) -> String {
     if is_stdin(path) { "<stdin>".into() } else { path.display().to_string() }
+}
+
+/// The file with the program's text: for a compiled model, a folder, the one in it.
+pub(crate) fn program(path: &Path) -> PathBuf {
+    if has_extension(path, &["mlmodelc"]) { path.join("model.mil") } else { path.to_path_buf() }
+}
+
+/// Whether the path ends in one of these extensions.
+pub(crate) fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().is_some_and(|e| extensions.iter().any(|x| e == *x))
 }
 
 /// The text of a file, or of standard input.

@@ -6,7 +6,10 @@ mod check;
 mod devices;
 mod fmt;
 mod input;
+mod inspect;
+mod npy;
 mod progress;
+mod run;
 mod run_dir;
 mod train;
 
@@ -50,6 +53,8 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::run(args, out),
         Command::Fmt(args) => fmt::run(args, out),
         Command::Devices(args) => devices::run(args, out),
+        Command::Inspect(args) => inspect::run(args, out),
+        Command::Run(args) => run::run(args, out),
     }
 }
 

@@ -421,6 +421,12 @@ pub(crate) fn call_error(op: &str, output: &str, e: &OpError) -> Diagnostic {
     Diagnostic::error("type", format!("op `{op}` (`{output}`): {e}"))
 }
 
+/// Sizes as an argument; what `int32` cannot hold becomes its largest, which fits no tensor there is.
+fn sizes(sizes: &[usize]) -> Tensor {
+    let sizes: Vec<i32> = sizes.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect();
+    Tensor::i32s(&sizes)
+}
+
 fn invalid(code: &'static str, message: String) -> Error {
     Error::invalid(vec![Diagnostic::error(code, message)])
 }
@@ -496,15 +502,27 @@ impl Builder {
 
     /// The elements of `x` in another shape.
     pub fn reshape(&mut self, x: Value, shape: &[usize]) -> Result<Value> {
-        let shape: Vec<i32> = shape.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect();
-        self.call("reshape").arg("x", x).constant("shape", Tensor::i32s(&shape)).finish()
+        self.call("reshape").arg("x", x).constant("shape", sizes(shape)).finish()
+    }
+
+    /// `size` elements along each axis of `x`, from `begin` on.
+    pub fn slice(&mut self, x: Value, begin: &[usize], size: &[usize]) -> Result<Value> {
+        self.call("slice_by_size")
+            .arg("x", x)
+            .constant("begin", sizes(begin))
+            .constant("size", sizes(size))
+            .finish()
+    }
+
+    /// The tensors one after the other along `axis`.
+    pub fn concat(&mut self, values: &[Value], axis: usize) -> Result<Value> {
+        self.call("concat").args("values", values).constant("axis", Tensor::i32(axis as i32)).finish()
     }
 
     /// A tensor of that shape with `value` everywhere.
     pub fn filled(&mut self, dtype: DType, shape: &[usize], value: f64) -> Result<Value> {
-        let shape: Vec<i32> = shape.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect();
         let value = Tensor::float(dtype, &[], vec![value]);
-        self.call("fill").constant("shape", Tensor::i32s(&shape)).constant("value", value).finish()
+        self.call("fill").constant("shape", sizes(shape)).constant("value", value).finish()
     }
 
     /// The sum over `axes`, which stay as size 1 if `keep_dims`.

@@ -6,14 +6,14 @@
 //! States live from run to run and begin as zeros. A run that fails leaves them as they were.
 
 use crate::error::{Error, Result};
-use crate::ir::{Dim, TensorType, Type};
+use crate::ir::{TensorType, Type, shapes_agree};
 use crate::ops::{Args, Bound, Eval, EvalFn, OpError, Operand, Value, infer};
 use crate::tensor::Tensor;
 use crate::valid::{ArgIds, Origin, ValidBlock, ValidCall, ValidFunction, ValidProgram, ValueId};
 use crate::weights::Weights;
 
 /// The rounds that all loops of one run may take together; a run that needs more fails, because it may never end.
-pub const MAX_ITERATIONS: usize = 1_000_000;
+pub const MAX_ITERATIONS: usize = 100_000;
 
 /// The elements that one value may have, 8 GiB of them; an op that gives more fails.
 pub const MAX_ELEMENTS: usize = 1 << 30;
@@ -290,9 +290,7 @@ impl Run<'_> {
 fn fits(value: &Value, ty: &Type) -> bool {
     match (value, ty) {
         (Value::Tensor(t), Type::Tensor(ty) | Type::State(ty)) => {
-            t.dtype() == ty.dtype
-                && t.rank() == ty.shape.len()
-                && t.shape().iter().zip(&ty.shape).all(|(&n, d)| *d == Dim::Any || d.fixed() == Some(n))
+            t.dtype() == ty.dtype && shapes_agree(&t.ty().shape, &ty.shape)
         }
         (Value::List(items), Type::List(ty, _)) => items.iter().all(|t| fits(&Value::Tensor(t.clone()), ty)),
         _ => false,

@@ -54,7 +54,7 @@ pub fn gradient(program: &ValidProgram, loss: &str, wrt: &[&str], seed: Seed<'_>
     let wrt = wrt.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
     let mut wanted = vec![false; b.n_values()];
     wrt.iter().for_each(|v| wanted[v.index()] = true);
-    spread(&mut wanted, b.made());
+    spread(&mut wanted, &b, b.made());
     let start = match seed {
         Seed::One => b.named_constant("loss_seed", Tensor::float(ty.dtype, &b.shape(loss)?, vec![1.0])),
         Seed::Input(name) => b.input(name, ty)?,
@@ -77,10 +77,9 @@ pub fn gradient(program: &ValidProgram, loss: &str, wrt: &[&str], seed: Seed<'_>
 }
 
 fn zeros(b: &mut Builder, like: Value) -> Result<Value> {
-    let ty = b.tensor_ty(like)?.clone();
-    let shape: Vec<i32> = b.shape(like)?.iter().map(|&d| i32::try_from(d).unwrap_or(i32::MAX)).collect();
-    let zero = Tensor::float(if ty.dtype.is_float() { ty.dtype } else { DType::Fp32 }, &[], vec![0.0]);
-    b.call("fill").constant("shape", Tensor::i32s(&shape)).constant("value", zero).finish()
+    let dtype = b.tensor_ty(like)?.dtype;
+    let shape = b.shape(like)?;
+    b.filled(if dtype.is_float() { dtype } else { DType::Fp32 }, &shape, 0.0)
 }
 
 /// A builder that holds all of a function, with its value for each of the function's.
@@ -96,12 +95,13 @@ fn resume(program: &ValidProgram, f: &ValidFunction) -> Result<(Builder, Vec<Val
     Ok((replay.builder, values))
 }
 
-/// Adds to the `wanted` values those that depend on them through `calls`.
-pub(crate) fn spread(wanted: &mut [bool], calls: &[Made]) {
+/// Adds to the `wanted` values those that depend on them through `calls`. Only floating-point numbers do: whole
+/// numbers made of them, such as shapes and indices, do not change with them bit by bit.
+pub(crate) fn spread(wanted: &mut [bool], b: &Builder, calls: &[Made]) {
     for call in calls {
         let reached = call.args.iter().flatten().flatten().any(|a| wanted[a.index()]);
         for out in &call.outputs {
-            wanted[out.index()] |= reached;
+            wanted[out.index()] |= reached && b.ty(*out).as_tensor().is_some_and(|t| t.dtype.is_float());
         }
     }
 }

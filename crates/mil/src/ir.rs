@@ -419,7 +419,17 @@ impl TensorType {
     }
 }
 
+/// Whether two shapes can be those of one value: unknown sizes agree with any.
+pub(crate) fn shapes_agree(a: &[Dim], b: &[Dim]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.agrees(*b))
+}
+
 impl Dim {
+    /// Whether two sizes can be one: unknown ones agree with any.
+    pub fn agrees(self, other: Dim) -> bool {
+        self == other || self == Dim::Any || other == Dim::Any
+    }
+
     /// The size, if it is known and fits.
     pub fn fixed(self) -> Option<usize> {
         match self {

@@ -198,8 +198,10 @@ pub enum Check {
     MaxWeightsFiles(usize),
     /// Weights files and scalar operands of arithmetic written in place are more than this together.
     MaxWeightsSlots(usize),
-    /// An offset into a weights file is zero or no multiple of this many bytes, so there can be no record.
-    BlobOffset(u64),
+    /// A record of a weights file begins before this many bytes.
+    MinBlobOffset(u64),
+    /// A record of a weights file does not begin at a multiple of this many bytes.
+    BlobAlignment(u64),
     /// A constant lies beyond this many bytes of its weights file.
     MaxWeightsBytes(u64),
 
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn fp32_io_is_refused_on_the_chip_that_does() {
+    fn fp32_io_and_casts_are_refused_on_the_chips_that_do() {
         let mut b = Builder::new(Version::V1_0);
         let x = b.input("x", TensorType::new(DType::Fp32, &[1, 4])).unwrap();
         let y = b.cast(x, DType::Fp16).unwrap();
@@ -390,6 +392,6 @@ mod tests {
         let e = validate(program, &Limits::of(Chip::M1)).unwrap_err();
         assert!(e.is_refused());
         let errors = e.diagnostics().iter().filter(|d| d.severity == Severity::Error);
-        assert_eq!(errors.map(|d| d.code).collect::<Vec<_>>(), ["fp32-io"]);
+        assert_eq!(errors.map(|d| d.code).collect::<Vec<_>>(), ["fp32-io", "cast"]);
     }
 }

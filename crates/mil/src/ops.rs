@@ -6,14 +6,24 @@
 
 mod activation;
 mod args;
+mod attention;
+mod blocks;
+mod constexpr;
 mod control;
 mod conv;
 mod elementwise;
+mod gather;
+mod image;
+mod join;
 mod linear;
 mod normalization;
+mod pool;
 mod random;
+mod recurrent;
 mod reduce;
 mod shape;
+mod slice;
+mod tensor;
 mod vjp;
 mod window;
 
@@ -128,6 +138,23 @@ pub const FLOAT: &[DType] = &[DType::Fp16, DType::Fp32, DType::Fp64];
 pub const NUMBER: &[DType] = &[DType::Fp16, DType::Fp32, DType::Fp64, DType::Int32];
 /// Numbers and booleans.
 pub const NUMBER_OR_BOOL: &[DType] = &[DType::Fp16, DType::Fp32, DType::Fp64, DType::Int32, DType::Bool];
+/// Numbers from iOS 17 on.
+pub const NUMBER_17: &[DType] =
+    &[DType::Fp16, DType::Fp32, DType::Fp64, DType::Int8, DType::Int16, DType::Int32, DType::UInt8, DType::UInt16];
+/// Numbers and booleans from iOS 17 on.
+pub const NUMBER_OR_BOOL_17: &[DType] = &[
+    DType::Fp16,
+    DType::Fp32,
+    DType::Fp64,
+    DType::Int8,
+    DType::Int16,
+    DType::Int32,
+    DType::UInt8,
+    DType::UInt16,
+    DType::Bool,
+];
+/// Sizes and positions from iOS 17 on.
+pub const SIZE_17: &[DType] = &[DType::Int8, DType::Int16, DType::Int32];
 /// `int32`.
 pub const INT32: &[DType] = &[DType::Int32];
 /// `bool`.
@@ -233,16 +260,27 @@ impl fmt::Display for OpError {
 /// The families.
 const FAMILIES: &[&[OpDef]] = &[
     activation::OPS,
+    attention::OPS,
+    blocks::OPS,
+    constexpr::OPS,
     control::OPS,
     conv::OPS,
     elementwise::OPS,
     elementwise::binary::OPS,
     elementwise::unary::OPS,
+    gather::OPS,
+    image::OPS,
+    image::sample::OPS,
+    join::OPS,
     linear::OPS,
     normalization::OPS,
+    pool::OPS,
     random::OPS,
+    recurrent::OPS,
     reduce::OPS,
     shape::OPS,
+    slice::OPS,
+    tensor::OPS,
 ];
 
 /// The signatures of each op, oldest first.

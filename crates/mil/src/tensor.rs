@@ -252,6 +252,19 @@ impl Tensor {
         (n == self.len()).then(|| Tensor { shape: shape.to_vec(), ..self.clone() })
     }
 
+    /// The elements of this and other tensors of its type end to end, so that one index reaches any of them.
+    pub(crate) fn joined(&self, others: &[&Tensor]) -> Tensor {
+        let all = || std::iter::once(self).chain(others.iter().copied());
+        let data = match &self.data {
+            Data::Float(_) => Data::Float(all().filter_map(Tensor::floats).flatten().copied().collect()),
+            Data::Int(_) => Data::Int(all().filter_map(Tensor::ints).flatten().copied().collect()),
+            Data::Str(_) => Data::Str(all().filter_map(Tensor::strs).flatten().cloned().collect()),
+        };
+        let mut out = Tensor { dtype: self.dtype, shape: Vec::new(), data };
+        out.shape.push(out.len());
+        out
+    }
+
     /// The tensor of `shape` whose `i`-th element is the `index(i)`-th of this one, whatever its type.
     ///
     /// # Panics

@@ -589,12 +589,9 @@ fn common(a: &Type, b: &Type) -> Type {
 
 /// Whether two types can be those of one value: unknown sizes agree with any.
 pub(crate) fn agree(a: &Type, b: &Type) -> bool {
-    let dims = |a: &[Dim], b: &[Dim]| {
-        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || *a == Dim::Any || *b == Dim::Any)
-    };
     match (a, b) {
         (Type::Tensor(a), Type::Tensor(b)) | (Type::State(a), Type::State(b)) => {
-            a.dtype == b.dtype && dims(&a.shape, &b.shape)
+            a.dtype == b.dtype && shapes_agree(&a.shape, &b.shape)
         }
         (Type::List(a, n), Type::List(b, m)) => agree(a, b) && (n == m || n.is_none() || m.is_none()),
         _ => a == b,

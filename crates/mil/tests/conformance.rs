@@ -4,23 +4,47 @@
 //! so and checks nothing.
 #![allow(clippy::print_stderr)]
 
-use anemone_mil::ir::{DType, Program, Type};
-use anemone_mil::{Interpreter, Limits, Tensor, Weights, ops, text, validate};
+use anemone_mil::ir::{DType, Program, TensorType, Type};
+use anemone_mil::{Interpreter, Limits, Tensor, Weights, text, validate};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Cases whose expected values are no rule of the op, by the op and a part of the id, with the reason.
-const NOT_COMPARED: &[(&str, &str, &str)] = &[];
+const NOT_COMPARED: &[(&str, &str, &str)] = &[
+    (
+        "crop_resize",
+        "precision='fp32', opset_version=<AvailableTarget.iOS16: 7>)-pad_value",
+        "7.9 is expected as 7.899, within the tolerance of fp16 but not of fp32",
+    ),
+    (
+        "crop_resize",
+        "precision='fp32', opset_version=<AvailableTarget.iOS17: 8>)-N=3",
+        "7.9 is expected as 7.899, within the tolerance of fp16 but not of fp32",
+    ),
+];
 
 /// Programs that are wrong and must be refused, in the same form.
-const REFUSED: &[(&str, &str, &str)] = &[(
-    "batch_norm",
-    "precision='fp32', opset_version=<AvailableTarget.iOS15: 6>)-x_param_dtype=(<class 'numpy.float16'>",
-    "the input was made fp32 after the fact, mean and output are still fp16",
-)];
+const REFUSED: &[(&str, &str, &str)] = &[
+    (
+        "batch_norm",
+        "precision='fp32', opset_version=<AvailableTarget.iOS15: 6>)-x_param_dtype=(<class 'numpy.float16'>",
+        "the input was made fp32 after the fact, mean and output are still fp16",
+    ),
+    (
+        "fill",
+        "TestFill::test_builder_to_backend_symbolic",
+        "not even the rank of the output is known, which was declared as a vector for want of a word for it",
+    ),
+];
+
+/// Programs that are right and must fail when they are run, in the same form.
+const FAILING: &[(&str, &str, &str)] = &[
+    ("scatter", "validate_indices=True-dynamic=True", "indices are to be validated and are out of range"),
+    ("scatter_along_axis", "invalid_indices", "indices are to be validated and are out of range"),
+    ("scatter_nd", "invalid_indices", "indices are to be validated and are out of range"),
+];
 
 #[test]
 fn op_tests_give_what_they_expect() {
@@ -30,33 +54,18 @@ fn op_tests_give_what_they_expect() {
     };
     let path = Path::new(&root).join("conformance/op_tests.jsonl");
     let cases = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let (mut n_passed, mut missing, mut failures) = (0, BTreeMap::<String, usize>::new(), Vec::new());
+    let (mut n_passed, mut failures) = (0, Vec::new());
     for line in cases.lines() {
         let case: Value = serde_json::from_str(line).unwrap();
         let (id, source) = (case["id"].as_str().unwrap(), case["mil"].as_str().unwrap());
         let program = text::parse(source).unwrap_or_else(|e| panic!("{id}: {e}"));
-        if let Some(op) = unknown_op(&program) {
-            *missing.entry(op).or_default() += 1;
-            continue;
-        }
         match check(&case, program) {
             Ok(()) => n_passed += 1,
             Err(e) => failures.push(format!("{id}\n    {e}")),
         }
     }
-    eprintln!("{n_passed} passed, {} failed, ops missing: {missing:?}", failures.len());
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(n_passed > 0);
-}
-
-fn unknown_op(program: &Program) -> Option<String> {
-    fn search(block: &anemone_mil::ir::Block) -> Option<String> {
-        block.calls.iter().find_map(|c| {
-            let known = ops::all().any(|d| d.name == c.op);
-            if known { c.blocks.iter().find_map(search) } else { Some(c.op.clone()) }
-        })
-    }
-    program.functions.iter().find_map(|f| search(&f.body))
+    assert!(failures.is_empty(), "{n_passed} passed, {} failed\n{}", failures.len(), failures.join("\n"));
+    assert!(n_passed >= 1248, "{n_passed} cases");
 }
 
 fn check(case: &Value, program: Program) -> Result<(), String> {
@@ -79,12 +88,15 @@ fn check(case: &Value, program: Program) -> Result<(), String> {
         .inputs
         .iter()
         .filter_map(|&v| match &f.value(v).ty {
-            Type::Tensor(ty) => Some(input(&case["inputs"][&f.value(v).name], ty.dtype)),
+            Type::Tensor(ty) => Some(input(&case["inputs"][&f.value(v).name], ty)),
             _ => None,
         })
         .collect();
-    let outputs =
-        Interpreter::new(&program, &weights).and_then(|mut i| i.run(&inputs)).map_err(|e| e.to_string())?;
+    let outputs = Interpreter::new(&program, &weights).and_then(|mut i| i.run(&inputs));
+    if listed(FAILING) {
+        return outputs.map_or(Ok(()), |_| Err("ran".into()));
+    }
+    let outputs = outputs.map_err(|e| e.to_string())?;
     if listed(NOT_COMPARED) {
         return Ok(());
     }
@@ -112,11 +124,13 @@ fn check(case: &Value, program: Program) -> Result<(), String> {
     Ok(())
 }
 
-fn input(v: &Value, dtype: DType) -> Tensor {
-    let (shape, elements) = numbers(v);
-    match dtype.is_float() {
-        true => Tensor::float(dtype, &shape, elements),
-        false => Tensor::int(dtype, &shape, elements.into_iter().map(|x| x as i64).collect()),
+/// An input as it is declared. Scalars are given for vectors of one element.
+fn input(v: &Value, ty: &TensorType) -> Tensor {
+    let (given, elements) = numbers(v);
+    let shape = ty.fixed_shape().filter(|_| ty.n_elements() == Some(elements.len())).unwrap_or(given);
+    match ty.dtype.is_float() {
+        true => Tensor::float(ty.dtype, &shape, elements),
+        false => Tensor::int(ty.dtype, &shape, elements.into_iter().map(|x| x as i64).collect()),
     }
 }
 

@@ -11,7 +11,7 @@ use anemone_mil::{ValidProgram, Weights, text, validate};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The software engine. It is handed MIL text and weights files as the real one is, reads them, checks them
 /// against the rules of its chip, and counts what a process may use up.
@@ -108,6 +108,8 @@ impl Drop for Live {
 struct SoftKernel {
     plan: Plan,
     memory: Memory,
+    /// What lies in the memory of each input: an operand that has not changed since is not copied again.
+    loaded: Vec<Version>,
     signature: Signature,
     live: Live,
 }
@@ -127,7 +129,8 @@ impl SoftKernel {
         };
         let signature = Signature { inputs: io(plan.inputs())?, outputs: io(plan.outputs())? };
         let memory = plan.memory();
-        Ok(SoftKernel { plan, memory, signature, live })
+        let loaded = vec![Version::default(); signature.inputs.len()];
+        Ok(SoftKernel { plan, memory, loaded, signature, live })
     }
 
     fn buffer(&self, side: &str, types: &[(String, TensorType)], index: usize) -> Result<Box<dyn Buffer>> {
@@ -163,7 +166,11 @@ impl Kernel for SoftKernel {
             )));
         }
         for (i, (buffer, (name, ty))) in inputs.iter().zip(&s.inputs).enumerate() {
-            soft(*buffer, name, ty)?.load(self.memory.input_mut(&self.plan, i));
+            let buffer = soft(*buffer, name, ty)?;
+            if self.loaded[i] != buffer.version {
+                buffer.load(self.memory.input_mut(&self.plan, i));
+                self.loaded[i] = buffer.version;
+            }
         }
         self.live.0.injector.call(Call::Evaluate)?;
         self.plan.run(&mut self.memory)?;
@@ -195,6 +202,18 @@ fn soft_mut<'a>(buffer: &'a mut dyn Buffer, name: &str, ty: &TensorType) -> Resu
 struct SoftBuffer {
     ty: TensorType,
     data: Elements,
+    version: Version,
+}
+
+/// A content of some buffer: no two contents of this process have the same.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Version(u64);
+
+impl Version {
+    fn next() -> Version {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Version(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }
 
 enum Elements {
@@ -209,7 +228,7 @@ impl SoftBuffer {
             DType::Fp16 => Elements::Fp16(vec![f16::ZERO; n]),
             _ => Elements::Fp32(vec![0.0; n]),
         };
-        SoftBuffer { ty, data }
+        SoftBuffer { ty, data, version: Version::next() }
     }
 
     fn load(&self, to: &mut [f32]) {
@@ -220,6 +239,7 @@ impl SoftBuffer {
     }
 
     fn store(&mut self, from: &[f32]) {
+        self.version = Version::next();
         match &mut self.data {
             Elements::Fp16(x) => x.convert_from_f32_slice(from),
             Elements::Fp32(x) => x.copy_from_slice(from),

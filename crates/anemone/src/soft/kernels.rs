@@ -1,4 +1,6 @@
-//! The loops: matrix product, rounding to fp16, reductions.
+//! The loops: matrix product, rounding to fp16, transposition. SIMD through `pulp`, chosen when the program runs.
+
+use pulp::{Arch, Simd, WithSimd};
 
 /// The shape of a matrix product `C[m, n] = A[m, k] B[k, n]`, all dense and row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,65 +11,126 @@ pub(crate) struct Gemm {
     pub(crate) k: usize,
     /// Columns of B and C.
     pub(crate) n: usize,
+    /// Whether products of the operands are exact in f32, as those of fp16 numbers are. Fusing multiplication and
+    /// addition then changes nothing and is used where the CPU has it; otherwise it is not used, so that results
+    /// are the same on every machine.
+    pub(crate) exact: bool,
 }
 
-/// Rows and columns of C that are summed in registers at a time: 4 rows of 16 fit the 16 vector registers of
-/// x86-64's baseline, and half of those of aarch64.
-const ROWS: usize = 4;
-const COLUMNS: usize = 16;
-
 impl Gemm {
-    /// Adds the product to `c`, each element's terms in the order of `k`, without fused multiply-add: with fp16
-    /// operands the products are exact, so that fusing would change nothing, and with f32 operands not fusing
-    /// keeps the result independent of the machine.
-    pub(crate) fn accumulate(&self, a: &[f32], b: &[f32], c: &mut [f32]) {
-        let Gemm { m, k, n } = *self;
-        debug_assert!(a.len() == m * k && b.len() == k * n && c.len() == m * n);
-        let mut i = 0;
-        while i < m {
-            let rows = ROWS.min(m - i);
-            let mut j = 0;
-            while j < n {
-                let columns = COLUMNS.min(n - j);
-                if rows == ROWS && columns == COLUMNS {
-                    self.tile(&a[i * k..(i + ROWS) * k], b, c, i, j);
-                } else {
-                    for r in i..i + rows {
-                        let c = &mut c[r * n + j..r * n + j + columns];
-                        for (&x, b) in a[r * k..(r + 1) * k].iter().zip(b.chunks_exact(n)) {
-                            for (c, &b) in c.iter_mut().zip(&b[j..j + columns]) {
-                                *c += x * b;
-                            }
-                        }
-                    }
-                }
-                j += columns;
-            }
-            i += rows;
+    /// Adds the product to `c`, each element's terms in the order of `k`.
+    pub(crate) fn accumulate(self, a: &[f32], b: &[f32], c: &mut [f32]) {
+        assert!(a.len() == self.m * self.k && b.len() == self.k * self.n && c.len() == self.m * self.n);
+        if self.k > 0 && self.n > 0 {
+            Arch::new().dispatch(Accumulate { gemm: self, a, b, c });
+        }
+    }
+}
+
+struct Accumulate<'a> {
+    gemm: Gemm,
+    a: &'a [f32],
+    b: &'a [f32],
+    c: &'a mut [f32],
+}
+
+impl WithSimd for Accumulate<'_> {
+    type Output = ();
+
+    // Tiles are as large as the registers allow: 24 of 32 with 512 bits, 12 of 16 with 256, 16 of 32 with 128. A
+    // row of 16 columns is common (positions), hence the tall tile of one column of registers.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let exact = self.gemm.exact;
+        match (S::F32_LANES, exact) {
+            (16, true) if self.gemm.n > 16 => self.panels::<S, 12, 2, true>(simd),
+            (16, false) if self.gemm.n > 16 => self.panels::<S, 12, 2, false>(simd),
+            (16, true) => self.panels::<S, 16, 1, true>(simd),
+            (16, false) => self.panels::<S, 16, 1, false>(simd),
+            (8, true) => self.panels::<S, 6, 2, true>(simd),
+            (8, false) => self.panels::<S, 6, 2, false>(simd),
+            // Without vectors there is no fused instruction to count on.
+            (4, true) => self.panels::<S, 4, 4, true>(simd),
+            (4, false) => self.panels::<S, 4, 4, false>(simd),
+            _ => self.panels::<S, 2, 8, false>(simd),
+        }
+    }
+}
+
+impl Accumulate<'_> {
+    /// All of C, in columns of `V` registers.
+    #[inline(always)]
+    fn panels<S: Simd, const R: usize, const V: usize, const FUSED: bool>(mut self, simd: S) {
+        let mut j = 0;
+        while j + V * S::F32_LANES <= self.gemm.n {
+            self.panel::<S, R, V, FUSED>(simd, j, S::F32_LANES);
+            j += V * S::F32_LANES;
+        }
+        while j < self.gemm.n {
+            let lanes = S::F32_LANES.min(self.gemm.n - j);
+            self.panel::<S, R, 1, FUSED>(simd, j, lanes);
+            j += lanes;
         }
     }
 
-    /// The tile of C at row `i`, column `j`; `a` holds its rows of A.
-    fn tile(&self, a: &[f32], b: &[f32], c: &mut [f32], i: usize, j: usize) {
-        let Gemm { k, n, .. } = *self;
-        let mut sums = [[0f32; COLUMNS]; ROWS];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            sums.copy_from_slice(&c[(i + r) * n + j..][..COLUMNS]);
+    /// The columns of C from `j` on, `V` registers of `lanes` each, in tiles of `R` rows.
+    #[inline(always)]
+    fn panel<S: Simd, const R: usize, const V: usize, const FUSED: bool>(
+        &mut self,
+        simd: S,
+        j: usize,
+        lanes: usize,
+    ) {
+        let mut i = 0;
+        while i + R <= self.gemm.m {
+            self.tile::<S, R, V, FUSED>(simd, i, j, lanes);
+            i += R;
         }
-        let (a0, rest) = a.split_at(k);
-        let (a1, rest) = rest.split_at(k);
-        let (a2, a3) = rest.split_at(k);
-        for (l, b) in b.chunks_exact(n).enumerate() {
-            let b: &[f32; COLUMNS] = b[j..].first_chunk().expect("a whole tile");
-            let x = [a0[l], a1[l], a2[l], a3[l]];
-            for (sums, x) in sums.iter_mut().zip(x) {
-                for (s, &b) in sums.iter_mut().zip(b) {
-                    *s += x * b;
+        while i + 4 <= self.gemm.m {
+            self.tile::<S, 4, V, FUSED>(simd, i, j, lanes);
+            i += 4;
+        }
+        while i < self.gemm.m {
+            self.tile::<S, 1, V, FUSED>(simd, i, j, lanes);
+            i += 1;
+        }
+    }
+
+    /// `R` rows of C from `i` on, and of its columns `V` registers of `lanes` each from `j` on.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const V: usize, const FUSED: bool>(
+        &mut self,
+        simd: S,
+        i: usize,
+        j: usize,
+        lanes: usize,
+    ) {
+        let Gemm { k, n, .. } = self.gemm;
+        let at = |r: usize, v: usize| (i + r) * n + j + v * lanes;
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = simd.partial_load_f32s(&self.c[at(r, v)..][..lanes]);
+            }
+        }
+        let rows: [&[f32]; R] = std::array::from_fn(|r| &self.a[(i + r) * k..][..k]);
+        for (l, b) in self.b.chunks_exact(n).enumerate() {
+            let b: [S::f32s; V] = std::array::from_fn(|v| simd.partial_load_f32s(&b[j + v * lanes..][..lanes]));
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                let x = simd.splat_f32s(row[l]);
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = if FUSED {
+                        simd.mul_add_f32s(x, b, *sum)
+                    } else {
+                        simd.add_f32s(*sum, simd.mul_f32s(x, b))
+                    };
                 }
             }
         }
         for (r, sums) in sums.iter().enumerate() {
-            c[(i + r) * n + j..][..COLUMNS].copy_from_slice(sums);
+            for (v, sum) in sums.iter().enumerate() {
+                simd.partial_store_f32s(&mut self.c[at(r, v)..][..lanes], *sum);
+            }
         }
     }
 }
@@ -139,21 +202,55 @@ mod tests {
         }
     }
 
-    #[test]
-    fn products_are_summed_in_order_for_every_shape() {
-        for (m, k, n) in [(1, 1, 1), (4, 3, 16), (5, 7, 17), (8, 64, 32), (3, 2, 40), (0, 4, 4), (4, 0, 4)] {
-            let a: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.37).sin()).collect();
-            let b: Vec<f32> = (0..k * n).map(|i| (i as f32 * 0.73).cos()).collect();
+    /// Numbers on the fp16 grid, some of them subnormal, so that products need all the bits an exact one has.
+    fn operand(n: usize, f: f32) -> Vec<f32> {
+        (0..n).map(|i| to_fp16_grid((i as f32 * f).sin() * if i % 7 == 0 { 3e-6 } else { 1.0 })).collect()
+    }
+
+    fn check<S: Simd>(simd: S) {
+        let shapes = [
+            (1, 1, 1),
+            (4, 3, 16),
+            (5, 7, 17),
+            (8, 64, 32),
+            (3, 2, 40),
+            (33, 5, 70),
+            (25, 9, 33),
+            (0, 4, 4),
+            (4, 0, 4),
+        ];
+        for (m, k, n) in shapes {
+            let (a, b) = (operand(m * k, 0.37), operand(k * n, 0.73));
             let start: Vec<f32> = (0..m * n).map(|i| i as f32).collect();
-            let mut c = start.clone();
-            Gemm { m, k, n }.accumulate(&a, &b, &mut c);
-            for i in 0..m {
-                for j in 0..n {
-                    let expected = (0..k).fold(start[i * n + j], |s, l| s + a[i * k + l] * b[l * n + j]);
-                    assert_eq!(c[i * n + j].to_bits(), expected.to_bits(), "{m} {k} {n} at {i} {j}");
+            for exact in [true, false] {
+                let mut c = start.clone();
+                let gemm = Gemm { m, k, n, exact };
+                if k > 0 {
+                    simd.vectorize(Accumulate { gemm, a: &a, b: &b, c: &mut c });
+                }
+                for i in 0..m {
+                    for j in 0..n {
+                        let expected = (0..k).fold(start[i * n + j], |s, l| s + a[i * k + l] * b[l * n + j]);
+                        assert_eq!(c[i * n + j].to_bits(), expected.to_bits(), "{gemm:?} at {i} {j}");
+                    }
                 }
             }
         }
+    }
+
+    #[test]
+    fn products_are_summed_in_order_by_every_instruction_set_of_this_machine() {
+        check(pulp::Scalar::new());
+        #[cfg(target_arch = "x86_64")]
+        {
+            pulp::x86::V3::try_new().into_iter().for_each(check);
+            pulp::x86::V4::try_new().into_iter().for_each(check);
+        }
+        #[cfg(target_arch = "aarch64")]
+        pulp::aarch64::Neon::try_new().into_iter().for_each(check);
+        let mut c = [1.0; 4];
+        Gemm { m: 2, k: 0, n: 2, exact: true }.accumulate(&[], &[], &mut c);
+        assert_eq!(c, [1.0; 4]);
     }
 
     #[test]

@@ -208,6 +208,10 @@ impl<'a> Planner<'a> {
         }
     }
 
+    fn are_fp16(&self, ids: &[ValueId]) -> bool {
+        ids.iter().all(|&id| self.f.value(id).ty.as_tensor().is_some_and(|t| t.dtype == DType::Fp16))
+    }
+
     fn shape(&self, id: ValueId) -> Vec<usize> {
         self.f.value(id).ty.as_tensor().and_then(|t| t.fixed_shape()).unwrap_or_default()
     }
@@ -420,7 +424,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let size: usize = xs[2..].iter().product();
-        let shape = Gemm { m: ws[0], k: ws[1], n: size };
+        let shape = Gemm { m: ws[0], k: ws[1], n: size, exact: self.are_fp16(&[x, w]) };
         let (a, b) = (self.range(w)?, self.range(x)?);
         let init = match self.arg(call, "bias") {
             Some(bias) => Some(self.range(bias)?),
@@ -471,7 +475,7 @@ impl<'a> Planner<'a> {
         let (a, b) = (self.range(x)?, self.range(y)?);
         let out = self.output(output)?;
         self.n_scratch = self.n_scratch.max(m * k + k * n);
-        let shape = Gemm { m, k, n };
+        let shape = Gemm { m, k, n, exact: self.are_fp16(&[x, y]) };
         self.steps.push(Step::Product(Box::new(Product {
             shape,
             a,

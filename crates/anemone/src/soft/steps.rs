@@ -231,7 +231,7 @@ fn zip(x: (&[f32], &Access), y: (&[f32], &Access), out: &mut [f32], f: impl Fn(f
 impl Product {
     fn run(&self, memory: &mut Memory) {
         let (before, out) = split(&mut memory.floats, &self.out);
-        let Gemm { m, k, n } = self.shape;
+        let Gemm { m, k, n, .. } = self.shape;
         match &self.init {
             Some(bias) => {
                 let rows = before[bias.clone()].iter().cycle();

@@ -27,20 +27,28 @@ pub(super) fn hits(check: &Check, program: &Program, functions: &[ValidFunction]
             vec![hit(format!("the program is `program({})`", version.as_str()), Span::NONE)]
         }
         Check::Version(_) => Vec::new(),
-        Check::CallNames => program.functions.iter().flat_map(|f| unnamed(&f.body)).collect(),
+        Check::CallNames => program.functions.iter().filter_map(unnamed).collect(),
         _ => functions.iter().flat_map(|f| in_function(check, f)).collect(),
     }
 }
 
-fn unnamed(block: &ir::Block) -> Vec<Hit> {
-    let mut hits = Vec::new();
-    for call in &block.calls {
-        if call.attribute("name").is_none() {
-            hits.push(hit(format!("this call of `{}` has no attribute `name`", call.op), call.span));
+/// One finding for all calls of a function that have no name: they come together.
+fn unnamed(f: &ir::Function) -> Option<Hit> {
+    fn visit<'a>(block: &'a ir::Block, found: &mut Vec<&'a ir::Call>) {
+        for call in &block.calls {
+            if call.attribute("name").is_none() {
+                found.push(call);
+            }
+            call.blocks.iter().for_each(|b| visit(b, found));
         }
-        hits.extend(call.blocks.iter().flat_map(unnamed));
     }
-    hits
+    let mut found = Vec::new();
+    visit(&f.body, &mut found);
+    let first = found.first()?;
+    Some(match found.len() {
+        1 => hit(format!("this call of `{}` has no attribute `name`", first.op), first.span),
+        n => hit(format!("{n} calls have no attribute `name`, the first of them of `{}`", first.op), first.span),
+    })
 }
 
 fn in_function(check: &Check, f: &ValidFunction) -> Vec<Hit> {
@@ -90,10 +98,11 @@ fn in_function(check: &Check, f: &ValidFunction) -> Vec<Hit> {
             _ => Vec::new(),
         },
         Check::MaxWeightsSlots(max) => slots(f, max),
-        Check::BlobOffset(multiple) => blobs(f, |offset, _| {
-            (offset < multiple || offset % multiple != 0).then(|| {
-                format!("is at offset {offset}, where no record can be: they start at multiples of {multiple}")
-            })
+        Check::MinBlobOffset(min) => blobs(f, |offset, _| {
+            (offset < min).then(|| format!("is at offset {offset}, in the file's header; records begin at {min}"))
+        }),
+        Check::BlobAlignment(multiple) => blobs(f, |offset, _| {
+            (offset % multiple != 0).then(|| format!("is at offset {offset}, no multiple of {multiple}"))
         }),
         Check::MaxWeightsBytes(max) => blobs(f, |offset, bytes| {
             let end = offset.saturating_add(bytes);

@@ -77,7 +77,6 @@ pub(super) const RULES: &[Rule] = &[
         name: "cast",
         check: Check::Ops(&["cast"]),
         chips: &[Chip::M1, Chip::M2],
-        effect: Effect::Doubtful,
         grade: Grade::Claimed,
         source: "the fallback of maderix/ANE's tiny_train; a later test on M1 blames fp32 inputs and outputs alone",
         help: "convert on the host",

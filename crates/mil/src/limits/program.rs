@@ -40,7 +40,7 @@ pub(super) const RULES: &[Rule] = &[
         effect: Effect::Doubtful,
         symptom: "the compile may fail with `InvalidMILProgram`",
         grade: Grade::Claimed,
-        source: "coremlc and all generators for the engine write a `name` for each call",
+        source: "all generators for the engine write a `name` for each call; some files of coremlc have none",
         help: "write `[name = string(\"...\")]` after the arguments",
         ..RULE
     },
@@ -98,18 +98,18 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "fp32-io",
         check: Check::ProgramIo(DType::Fp32),
-        chips: &[Chip::M1],
-        source: "HiQS Orion fork constraint 18 on M1 Pro and Max, isolated by programs that differ in nothing else",
+        chips: &[Chip::M1, Chip::M2],
+        source: "HiQS Orion fork constraint 18 on M1 Pro and Max, isolated by programs that differ in nothing else; \
+                 maderix/ANE issue 3 for M2, where logan-ane takes it under macOS 27",
         help: "declare the program's inputs and outputs as fp16",
         ..RULE
     },
     Rule {
         name: "fp32-io-by-system",
         check: Check::ProgramIo(DType::Fp32),
-        chips: &[Chip::M2, Chip::M5],
+        chips: &[Chip::M5],
         effect: Effect::Doubtful,
-        source: "maderix/ANE issue 3 for M2, logan-ane takes it there under macOS 27; refused on M5 Max under \
-                 macOS 27 by qwen-ane's multi-procedure path; taken on M4",
+        source: "refused on M5 Max under macOS 27 by qwen-ane's multi-procedure path; taken on M4",
         help: "declare the program's inputs and outputs as fp16",
         ..RULE
     },
@@ -227,11 +227,21 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "blob-offset",
-        check: Check::BlobOffset(64),
+        check: Check::MinBlobOffset(64),
         symptom: "the compile fails with `InvalidMILProgram`",
-        source: "offsets 0, 32, 128 and 192 into a file of one record on M4 and M5 Max; coremltools' \
-                 `StorageFormat.hpp` aligns records to 64 bytes",
-        help: "give the offset of the record, which is 64 for the first, not that of its data",
+        source: "offsets 0 and 32, as any that is no record's, on M4 and M5 Max",
+        help: "give the offset of the record, which is 64 for the first of a file",
+        ..RULE
+    },
+    Rule {
+        name: "blob-alignment",
+        check: Check::BlobAlignment(64),
+        effect: Effect::Doubtful,
+        symptom: "the compile may fail with `InvalidMILProgram`",
+        grade: Grade::Inferred,
+        source: "coremltools' `StorageFormat.hpp` aligns records to 64 bytes; data that is not aligned works for \
+                 ANEForge",
+        help: "align records to 64 bytes, and give the offset of the record, not of its data",
         ..RULE
     },
     Rule {

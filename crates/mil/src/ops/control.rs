@@ -3,9 +3,9 @@
 //! What has blocks or writes a state is run by the interpreter itself; its types come from its blocks, which
 //! validation looks at.
 
-use super::shape::joined;
+use super::shape::vector;
 use super::*;
-use crate::ir::{Dim, TensorType};
+use crate::ir::{Dim, TensorType, shapes_agree};
 
 /// The most elements a list may grow to.
 const MAX_LENGTH: usize = 1 << 16;
@@ -117,7 +117,7 @@ pub(super) const OPS: &[OpDef] = &[
             let value = args.ty("value")?;
             let n = vector(args, "indices")?;
             match value.shape.split_first() {
-                Some((&rows, rest)) if rows == n || rows == Dim::Any || n == Dim::Any => {
+                Some((&rows, rest)) if rows.agrees(n) => {
                     holds(args, &TensorType { dtype: value.dtype, shape: rest.to_vec() })
                 }
                 _ => Err(OpError::arg(
@@ -168,14 +168,6 @@ fn scalar(args: &Args<'_>, name: &'static str) -> OpResult<()> {
     match args.shape(name)? {
         [] | [Dim::Any | Dim::Fixed(1)] => Ok(()),
         _ => Err(OpError::arg(name, format!("has type {}, expected a scalar", args.ty(name)?))),
-    }
-}
-
-/// The length of a vector.
-fn vector(args: &Args<'_>, name: &'static str) -> OpResult<Dim> {
-    match args.shape(name)? {
-        [n] => Ok(*n),
-        _ => Err(OpError::arg(name, format!("has type {}, expected a vector", args.ty(name)?))),
     }
 }
 
@@ -235,11 +227,7 @@ fn items<'a>(args: &Args<'a>) -> OpResult<&'a [Tensor]> {
 /// The type of the list, if it may hold `value`.
 fn holds(args: &Args<'_>, value: &TensorType) -> OpResult<Vec<Type>> {
     let element = list_type(args)?;
-    let same = |(a, b): (&Dim, &Dim)| a == b || *a == Dim::Any || *b == Dim::Any;
-    let fits = element.dtype == value.dtype
-        && element.shape.len() == value.shape.len()
-        && element.shape.iter().zip(&value.shape).all(same);
-    match fits {
+    match element.dtype == value.dtype && shapes_agree(&element.shape, &value.shape) {
         true => Ok(vec![args.bound("ls")?.ty.clone()]),
         false => Err(OpError::arg("value", format!("gives {value}, but the list holds {element}"))),
     }
@@ -275,7 +263,8 @@ fn list_gather(args: &Args<'_>) -> OpResult<Vec<Value>> {
         return Err(OpError::arg("ls", format!("holds {} and {}, which do not stack", first.ty(), other.ty())));
     }
     let shape = [&[rows.len()], first.shape()].concat();
-    let stacked = joined(&rows).reshaped(&shape).ok_or_else(|| OpError::new("elements do not stack"))?;
+    let stacked =
+        first.joined(&rows[1..]).reshaped(&shape).ok_or_else(|| OpError::new("elements do not stack"))?;
     Ok(vec![stacked.into()])
 }
 
@@ -289,9 +278,7 @@ fn state_type<'a>(args: &Args<'a>, name: &'static str) -> OpResult<&'a TensorTyp
 /// The type of what is written to a state, which is the state's.
 fn written(args: &Args<'_>, state: &'static str, value: &'static str) -> OpResult<Type> {
     let (state, value_ty) = (state_type(args, state)?, args.ty(value)?);
-    let same = |(a, b): (&Dim, &Dim)| a == b || *a == Dim::Any || *b == Dim::Any;
-    let fits = state.shape.len() == value_ty.shape.len() && state.shape.iter().zip(&value_ty.shape).all(same);
-    match fits {
+    match shapes_agree(&state.shape, &value_ty.shape) {
         true => Ok(state.clone().into()),
         false => Err(OpError::arg(value, format!("has type {value_ty}, but the state holds {state}"))),
     }

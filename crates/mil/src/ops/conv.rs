@@ -1,5 +1,7 @@
 //! Convolutions and their transposes.
 
+use super::shape::mul_dims;
+use super::slice::between_zeros;
 use super::window::{Geometry, Windows, coordinates, positive};
 use super::*;
 use crate::builder::{self, Builder};
@@ -156,18 +158,13 @@ impl Conv {
             return Err(OpError::arg("weight", message));
         }
         divided(w.shape[0], groups, "input")?;
-        let channels = match w.shape[1] {
-            Dim::Fixed(o) => Dim::Fixed(
-                o.checked_mul(groups as u64).ok_or_else(|| OpError::arg("groups", "gives too many channels"))?,
-            ),
-            Dim::Any => Dim::Any,
-        };
+        let channels = mul_dims(w.shape[1], Dim::Fixed(groups as u64))?;
         check_bias(args, channels)?;
         let given = args.ints("output_shape")?;
         let image = match &given {
             None => None,
             Some(s) => {
-                let fits = |d: Dim, s: i64| d == Dim::Any || d == Dim::Fixed(s as u64);
+                let fits = |d: Dim, s: i64| d.agrees(Dim::Fixed(s as u64));
                 let sizes: Vec<usize> = s.iter().filter_map(|&s| usize::try_from(s).ok()).collect();
                 if sizes.len() != x.shape.len() || !fits(x.shape[0], s[0]) || !fits(channels, s[1]) {
                     let message = format!(
@@ -214,7 +211,7 @@ fn check_bias(args: &Args<'_>, channels: Dim) -> OpResult<()> {
     }
     let bias = args.ty("bias")?;
     match bias.shape[..] {
-        [d] if d == channels || d == Dim::Any || channels == Dim::Any => Ok(()),
+        [d] if d.agrees(channels) => Ok(()),
         _ => Err(OpError::arg("bias", format!("has shape {}, expected [{channels}]", show(bias)))),
     }
 }
@@ -385,16 +382,7 @@ pub(super) fn spread(
 ) -> OpResult<builder::Value> {
     let mut dx = call(b, "conv_transpose", dy, w, windows, groups)?;
     for axis in 0..windows.image.len() {
-        if windows.untouched(axis) > 0 {
-            let mut shape = b.shape(dx)?;
-            shape[axis + 2] = windows.untouched(axis);
-            let zeros = b.filled(b.tensor_ty(dx)?.dtype, &shape, 0.0)?;
-            dx = b
-                .call("concat")
-                .args("values", &[dx, zeros])
-                .constant("axis", Tensor::i32(axis as i32 + 2))
-                .finish()?;
-        }
+        dx = between_zeros(b, dx, axis + 2, 0, windows.image[axis])?;
     }
     Ok(dx)
 }
@@ -406,13 +394,7 @@ fn touched_part(b: &mut Builder, image: builder::Value, windows: &Windows) -> Op
         return Ok(image);
     }
     shape.iter_mut().skip(2).enumerate().for_each(|(axis, d)| *d -= windows.untouched(axis));
-    let size: Vec<i32> = shape.iter().map(|&d| d as i32).collect();
-    let begin = Tensor::i32s(&vec![0; size.len()]);
-    Ok(b.call("slice_by_size")
-        .arg("x", image)
-        .constant("begin", begin)
-        .constant("size", Tensor::i32s(&size))
-        .finish()?)
+    Ok(b.slice(image, &vec![0; shape.len()], &shape)?)
 }
 
 fn call(
@@ -437,6 +419,8 @@ fn call(
 
 /// `dW[o, i, k] = sum over n, p of dy[n, o, p] x[n, g(o) I + i, p stride + k dilation - before]`: again a convolution,
 /// of which the batch is the channels, `dy` the kernel, and strides and dilations have changed places.
+///
+/// Core ML refuses dilations with a kernel that is no constant, so of a convolution with strides this runs on the host.
 fn weight_gradient(
     b: &mut Builder,
     x: builder::Value,

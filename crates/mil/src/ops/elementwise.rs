@@ -27,23 +27,10 @@ pub(super) use pointwise;
 pub(super) mod binary;
 pub(super) mod unary;
 
-const CAST_15: &[DType] = NUMBER_OR_BOOL;
-const CAST_17: &[DType] = &[
-    DType::Fp16,
-    DType::Fp32,
-    DType::Fp64,
-    DType::Int8,
-    DType::Int16,
-    DType::Int32,
-    DType::UInt8,
-    DType::UInt16,
-    DType::Bool,
-];
-
 const CAST: OpDef = OpDef {
     name: "cast",
     since: Opset::Ios13,
-    params: &[Param::new("x", CAST_15), Param::constant("dtype", STRING)],
+    params: &[Param::new("x", NUMBER_OR_BOOL), Param::constant("dtype", STRING)],
     infer: cast_infer,
     eval: Eval::By(cast_eval),
     vjp: Some(cast_vjp),
@@ -54,8 +41,12 @@ pub(super) const OPS: &[OpDef] = &[
         name: "identity",
         since: Opset::Ios13,
         params: &[Param::new("x", ANY)],
-        infer: same_type,
-        eval: Eval::By(|args| Ok(vec![args.tensor("x")?.clone().into()])),
+        // Of lists too.
+        infer: |args| Ok(vec![args.bound("x")?.ty.clone()]),
+        eval: Eval::By(|args| {
+            let x = args.bound("x")?;
+            Ok(vec![x.value.cloned().ok_or_else(|| OpError::arg("x", "has no value"))?])
+        }),
         vjp: Some(identity_vjp),
     },
     OpDef {
@@ -91,7 +82,11 @@ pub(super) const OPS: &[OpDef] = &[
         vjp: Some(select_vjp),
     },
     CAST,
-    OpDef { since: Opset::Ios17, params: &[Param::new("x", CAST_17), Param::constant("dtype", STRING)], ..CAST },
+    OpDef {
+        since: Opset::Ios17,
+        params: &[Param::new("x", NUMBER_OR_BOOL_17), Param::constant("dtype", STRING)],
+        ..CAST
+    },
 ];
 
 /// The type of `x`.

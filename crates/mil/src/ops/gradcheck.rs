@@ -3,6 +3,7 @@
 //! One row of `CASES` is one call on fp64 tensors; its gradient, as MIL, is run by the reference interpreter and
 //! compared with central differences of a weighted sum of the outputs. A differentiable op without a row fails.
 
+mod moving;
 mod pointwise;
 mod products;
 
@@ -134,9 +135,9 @@ fn weighted(case: &Case, n_inputs: usize, xs: &[Vec<f64>]) -> Result<(ValidProgr
 }
 
 /// The families' own cases.
-const FAMILIES: &[&[Case]] = &[CASES, pointwise::CASES, products::CASES];
+const FAMILIES: &[&[Case]] = &[CASES, moving::CASES, pointwise::CASES, products::CASES];
 /// Cases whose inputs but the first are constants, as the op wants them.
-const CONSTANT_FAMILIES: &[&[Case]] = &[pointwise::CONSTANT_CASES, products::OF_CONSTANTS];
+const CONSTANT_FAMILIES: &[&[Case]] = &[pointwise::CONSTANT_CASES, products::CONSTANT_CASES];
 
 #[test]
 fn gradients_agree_with_finite_differences() {

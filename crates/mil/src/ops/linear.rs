@@ -1,5 +1,6 @@
 //! Products of matrices: `linear`, `matmul`, `einsum`.
 
+use super::elementwise::{broadcast_dims, from_f64s};
 use super::shape::broadcast_shapes;
 use super::window::coordinates;
 use super::*;
@@ -106,7 +107,7 @@ fn matmul_type(args: &Args<'_>) -> OpResult<TensorType> {
             show(y)
         )));
     }
-    let mut shape = super::elementwise::broadcast_dims(&xs[..xs.len() - 2], &ys[..ys.len() - 2])?;
+    let mut shape = broadcast_dims(&xs[..xs.len() - 2], &ys[..ys.len() - 2])?;
     if x.shape.len() > 1 {
         shape.push(m);
     }
@@ -149,14 +150,7 @@ fn matmul_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
             }
         }
     }
-    Ok(vec![numbers(matmul_dtype(args)?, &out_shape, out).into()])
-}
-
-fn numbers(dtype: DType, shape: &[usize], elements: Vec<f64>) -> Tensor {
-    match dtype.is_float() {
-        true => Tensor::float(dtype, shape, elements),
-        false => Tensor::int(dtype, shape, elements.into_iter().map(|x| x as i64).collect()),
-    }
+    Ok(vec![from_f64s(matmul_dtype(args)?, &out_shape, out).into()])
 }
 
 /// With `z = op(x) op(y)`: `d op(x) = dz op(y)^T`, `d op(y) = op(x)^T dz`, transposed back where `op` transposes.
@@ -215,14 +209,13 @@ fn linear_type(args: &Args<'_>) -> OpResult<TensorType> {
         let message = format!("has shape {}, `x` {}: expected [*, columns of x]", show(w), show(x));
         return Err(OpError::arg("weight", message));
     };
-    let agree = |a: Dim, b: Dim| a == b || a == Dim::Any || b == Dim::Any;
-    if !agree(columns, *d_in) {
+    if !columns.agrees(*d_in) {
         let message = format!("has shape {}, expected [*, {columns}] to match input `x` {}", show(w), show(x));
         return Err(OpError::arg("weight", message));
     }
     if args.has("bias") {
         let bias = args.ty("bias")?;
-        if bias.shape.len() != 1 || !agree(bias.shape[0], *d_out) {
+        if bias.shape.len() != 1 || !bias.shape[0].agrees(*d_out) {
             return Err(OpError::arg("bias", format!("has shape {}, expected [{d_out}]", show(bias))));
         }
     }
@@ -240,7 +233,7 @@ fn linear_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
         let product = |i: usize| xs[row * n_in + i] * ws[o * n_in + i];
         bias.as_ref().map_or(0.0, |b| b[o]) + (0..n_in).map(product).sum::<f64>()
     };
-    Ok(vec![numbers(x.dtype(), &shape, (0..shape.iter().product()).map(element).collect()).into()])
+    Ok(vec![from_f64s(x.dtype(), &shape, (0..shape.iter().product()).map(element).collect()).into()])
 }
 
 /// `dx = dy W`, `dW = dy^T x` and `db = dy` summed over all rows.
@@ -285,12 +278,12 @@ fn einsum_type(args: &Args<'_>) -> OpResult<TensorType> {
         return Err(OpError::arg("values", message));
     }
     let (xs, ys) = (&x.shape[rank - 3..], &y.shape[rank - 3..]);
-    if xs[2] != ys[0] && xs[2] != Dim::Any && ys[0] != Dim::Any {
+    if !xs[2].agrees(ys[0]) {
         let message = format!("have shapes {} and {}: {} columns meet {} rows", show(x), show(y), xs[2], ys[0]);
         return Err(OpError::arg("values", message));
     }
-    let batch = super::elementwise::broadcast_dims(&x.shape[..rank - 3], &y.shape[..rank - 3])?;
-    let h = super::elementwise::broadcast_dims(&xs[1..2], &ys[1..2])?;
+    let batch = broadcast_dims(&x.shape[..rank - 3], &y.shape[..rank - 3])?;
+    let h = broadcast_dims(&xs[1..2], &ys[1..2])?;
     let shape = [&batch[..], &[xs[0]], &h, &[ys[2]]].concat();
     Ok(TensorType { dtype: x.dtype, shape })
 }
@@ -330,7 +323,7 @@ fn einsum_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
         (0..xs[3]).map(product).sum()
     };
     let z = coordinates(&with_batch(&out)).map(element).collect();
-    Ok(vec![numbers(operands[0].dtype(), &out, z).into()])
+    Ok(vec![from_f64s(operands[0].dtype(), &out, z).into()])
 }
 
 /// Through the product of matrices that it is, `h` before the others.

@@ -226,9 +226,7 @@ fn stretched_vjp(v: &mut Vjp<'_>, dy: builder::Value, factor: f64) -> OpResult<(
     let dtype = v.b.tensor_ty(x)?.dtype;
     let shape = v.b.shape(x)?;
     let dy = keep_dims(v, dy)?;
-    let sizes: Vec<i32> = shape.iter().map(|&d| d as i32).collect();
-    let value = Tensor::float(dtype, &[], vec![factor]);
-    let factors = v.b.call("fill").constant("shape", Tensor::i32s(&sizes)).constant("value", value).finish()?;
+    let factors = v.b.filled(dtype, &shape, factor)?;
     let dx = v.b.mul(dy, factors)?;
     v.give("x", dx)
 }

@@ -1,5 +1,8 @@
 //! Ops on small tensors, with what they give worked out by hand.
 
+mod layers;
+mod moving;
+
 use super::*;
 use crate::builder::{Builder, Value as Id};
 use crate::ir::{Dim, TensorType, Version};

@@ -147,7 +147,7 @@ impl Vjp<'_> {
         let last = self.b.made().len();
         let mut wanted = self.wanted.to_vec();
         wanted.resize(self.b.n_values(), false);
-        spread(&mut wanted, &self.b.made()[first..last]);
+        spread(&mut wanted, self.b, &self.b.made()[first..last]);
         let mut tape = Tape { grads: HashMap::new(), wanted };
         for (y, dy) in outputs.into_iter().zip(self.dys) {
             if let Some(dy) = dy {
