@@ -298,6 +298,11 @@ impl Trainer {
         self.state.io != self.config.weights.io
     }
 
+    /// What it runs on.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
     /// Steps done.
     pub fn n_steps(&self) -> u64 {
         self.state.step
@@ -555,7 +560,10 @@ impl Trainer {
                 "{why}, and this process has made no step: another restart would not help"
             )));
         }
-        self.state.stats.restarted_at.push(self.state.step);
+        // Whoever asks again gets the same answer.
+        if self.state.stats.restarted_at.last() != Some(&self.state.step) {
+            self.state.stats.restarted_at.push(self.state.step);
+        }
         Ok(Event::Restart(why))
     }
 

@@ -81,7 +81,7 @@ pub(crate) struct Train {
     pub(crate) steps: Option<u64>,
 
     /// The learning rate [config: train.lr]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub(crate) lr: Option<f32>,
 
     /// Where to run: `auto` takes the best that is known to work [config: device.select]
