@@ -121,6 +121,10 @@ pub(crate) struct Train {
     #[arg(long)]
     pub(crate) resume: bool,
 
+    /// Says that this process replaces one whose compiles were spent
+    #[arg(long, hide = true)]
+    pub(crate) restarted: bool,
+
     /// Print the final report as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -67,7 +67,9 @@ fn run_name(args: &args::Train) -> anyhow::Result<String> {
 /// The preset, file or, when a run is resumed, the run's own configuration, with the flags on top.
 fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result<Config> {
     let own = to_resume.map(|folder| folder.join(run_dir::CONFIG)).filter(|own| own.exists());
-    let mut config = match (&args.what, own) {
+    // A process that replaces another goes on with what that one had, whatever has become of the file since.
+    let what = args.what.as_ref().filter(|_| !args.restarted);
+    let mut config = match (what, own) {
         (None, Some(own)) => read_config(&own)?,
         (None, None) => preset(DEFAULT_PRESET)?,
         (Some(what), _) if what.ends_with(".toml") => read_config(Path::new(what))?,
@@ -253,6 +255,9 @@ fn replace_process(dir: &RunDir) -> anyhow::Error {
     // Behind the subcommand: at the end, a `--` might make them something other than flags.
     if !has("--resume", &args) {
         args.insert(1, "--resume".into());
+    }
+    if !has("--restarted", &args) {
+        args.insert(1, "--restarted".into());
     }
     if !has("--run-dir", &args) {
         args.splice(1..1, ["--run-dir".into(), dir.path().into()]);

@@ -201,3 +201,20 @@ fn a_device_that_fails_again_in_each_process_does_not_restart_for_ever() {
     assert!(folder.train(&["--steps", "60", "--no-overlap", "--run-dir", "b"]).status.success());
     assert_eq!(folder.bytes("a/weights.safetensors"), folder.bytes("b/weights.safetensors"));
 }
+
+/// What the configuration file says by then belongs to the next run.
+#[test]
+fn a_restart_goes_on_with_the_configuration_the_run_began_with() {
+    let folder = Folder::new();
+    fs::write(folder.path("my.toml"), "[train]\nsteps = 20\nlr = 0.5").unwrap();
+    let undisturbed = folder.train(&["my.toml", "--run-dir", "whole", "--quiet"]);
+    assert!(undisturbed.status.success(), "{undisturbed:?}");
+    let begun = folder.train(&["my.toml", "--run-dir", "run", "--steps", "10", "--quiet"]);
+    assert!(begun.status.success(), "{begun:?}");
+    fs::write(folder.path("my.toml"), "[train]\nsteps = 20\nlr = 0.1").unwrap();
+    let resume = ["my.toml", "--run-dir", "run", "--steps", "20", "--resume"];
+    assert!(folder.error(&resume).contains("lr"), "a person who changes it is told");
+    let restarted = folder.train(&[&resume[..], &["--restarted"]].concat());
+    assert!(restarted.status.success(), "{restarted:?}");
+    assert!(folder.bytes("run/weights.safetensors") == folder.bytes("whole/weights.safetensors"));
+}
