@@ -198,7 +198,12 @@ impl DeviceConfig {
             let names: Vec<&str> = Chip::ALL.iter().map(|c| c.as_str()).collect();
             Error::config(format!("chip `{}` is unknown, expected one of {}", self.chip, names.join(", ")))
         })?;
-        Ok(crate::device::Options { select: self.select, chip, faults: self.inject.parse()? })
+        Ok(crate::device::Options {
+            select: self.select,
+            chip,
+            faults: self.inject.parse()?,
+            apple: crate::device::apple::Options { chip, ..Default::default() },
+        })
     }
 }
 

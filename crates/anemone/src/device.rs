@@ -3,13 +3,16 @@
 //! Three traits, object-safe, so that nothing of a model or a trainer depends on where it runs. What a device
 //! refuses is in its [`Limits`]; the order, padding and alignment of inputs and outputs are its own business.
 
+pub mod apple;
 pub mod faults;
+pub mod self_test;
 pub mod soft;
 
+pub use apple::AppleDevice;
 pub use faults::Faults;
 pub use soft::SoftDevice;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use anemone_mil::ir::{DType, TensorType};
 use anemone_mil::limits::{Chip, Limits};
 use anemone_mil::{ValidProgram, Weights};
@@ -34,6 +37,11 @@ pub trait Device: Send + Sync {
 
     /// What has been used so far.
     fn usage(&self) -> Usage;
+
+    /// How it rounds, for reports.
+    fn arithmetic(&self) -> &'static str {
+        "fp16 with f32 accumulation, nearest even"
+    }
 }
 
 /// What a process has used of a device.
@@ -106,7 +114,8 @@ pub trait Buffer: Any + Send {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Select {
-    /// The best that is known to work here.
+    /// The best that is known to work here: the software engine, unless whoever asks knows better. The command
+    /// `anemone` goes by the verdict of `anemone doctor`.
     #[default]
     Auto,
     /// The Neural Engine.
@@ -124,11 +133,18 @@ pub struct Options {
     pub chip: Chip,
     /// What goes wrong on purpose, for tests.
     pub faults: Faults,
+    /// How the Neural Engine is driven, if it is chosen.
+    pub apple: apple::Options,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { select: Select::Auto, chip: Chip::M4, faults: Faults::default() }
+        Options {
+            select: Select::Auto,
+            chip: Chip::M4,
+            faults: Faults::default(),
+            apple: apple::Options::default(),
+        }
     }
 }
 
@@ -148,16 +164,16 @@ impl Default for Options {
 pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     match options.select {
         Select::Auto | Select::Soft => Ok(Arc::new(SoftDevice::new(options.chip, options.faults.clone()))),
-        Select::Ane => Err(Error::unavailable(ane_status().1)),
+        Select::Ane => Ok(Arc::new(AppleDevice::open(&options.apple)?)),
     }
 }
 
-/// Whether the Neural Engine can be used from here, and why not.
-pub fn ane_status() -> (bool, &'static str) {
-    if cfg!(target_os = "macos") {
-        (false, "this version of anemone has no driver for the Neural Engine yet; use `--device soft`")
-    } else {
-        (false, "the Neural Engine is in Apple's machines and this is none; use `--device soft`")
+/// Whether the Neural Engine's classes can be reached from here and are as expected, and if not, why. Whether the
+/// engine then computes what it should is another question, which takes a run.
+pub fn ane_status() -> (bool, String) {
+    match AppleDevice::open(&apple::Options::default()) {
+        Ok(device) => (true, format!("{}: the classes and methods are those expected", device.name())),
+        Err(e) => (false, e.to_string()),
     }
 }
 

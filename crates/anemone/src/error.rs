@@ -59,6 +59,11 @@ impl Error {
         Error::new(Kind::Budget, message.into())
     }
 
+    /// A program that a device does not take.
+    pub fn refused(message: impl Into<String>) -> Error {
+        Error::new(Kind::Refused, message.into())
+    }
+
     /// A compile, load or evaluation that failed.
     pub fn device(message: impl Into<String>) -> Error {
         Error::new(Kind::Device, message.into())

@@ -350,7 +350,7 @@ impl Trainer {
             strategy: self.config.weights.strategy,
             overlap: self.overlaps(),
             io: self.state.io,
-            arithmetic: "fp16 with f32 accumulation, nearest even".into(),
+            arithmetic: self.device.arithmetic().into(),
             steps: self.state.step,
             updates: self.state.update,
             accumulate: self.config.train.accumulate,

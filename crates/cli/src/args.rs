@@ -12,6 +12,7 @@ const EXAMPLES: &str = "\
 Examples:
   anemone train                        train the preset `tiny`, a two-layer network
   anemone devices                      what this machine can train on
+  anemone doctor                       what its engine can do, tried
   anemone check model.mil              is this program right?
   anemone check --chip m1 model.mil    ... and does the Neural Engine of an M1 take it?
   anemone inspect model.mlpackage      what is in this model?
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Check(Check),
     Fmt(Fmt),
     Devices(Devices),
+    Doctor(Doctor),
     Inspect(Inspect),
     Run(Run),
 }
@@ -212,6 +214,26 @@ Examples:
   anemone devices
   anemone devices --json | jq '.devices[] | select(.usable) | .name'")]
 pub(crate) struct Devices {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Try what this machine's engine can do, and remember it for `--device auto`
+///
+/// Programs with known answers and short runs of training, in each form and strategy that anemone knows. The text is
+/// fit to be pasted into an issue.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone doctor
+  anemone doctor --json > doctor.json
+
+Exit codes:
+  0  there is a device that trains: the Neural Engine, or the software engine
+  1  there is none
+  2  the command line is wrong")]
+pub(crate) struct Doctor {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

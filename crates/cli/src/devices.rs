@@ -45,7 +45,7 @@ fn look() -> Machine {
     let (usable, why) = device::ane_status();
     let soft = check_soft();
     let devices = vec![
-        Row { name: "ane", title: "Neural Engine", usable, checked: why.into(), chips: Vec::new() },
+        Row { name: "ane", title: "Neural Engine", usable, checked: why, chips: Vec::new() },
         Row {
             name: "soft",
             title: "software engine",

@@ -4,6 +4,8 @@
 mod args;
 mod check;
 mod devices;
+mod doctor;
+mod engine;
 mod fmt;
 mod input;
 mod inspect;
@@ -53,6 +55,7 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::run(args, out),
         Command::Fmt(args) => fmt::run(args, out),
         Command::Devices(args) => devices::run(args, out),
+        Command::Doctor(args) => doctor::run(args, out),
         Command::Inspect(args) => inspect::run(args, out),
         Command::Run(args) => run::run(args, out),
     }

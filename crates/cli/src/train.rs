@@ -1,6 +1,7 @@
 //! `anemone train`: trains a preset or a configuration in a run folder, and replaces its own process by a new one
 //! when the device's budget of compiles is spent.
 
+use crate::engine;
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir};
 use crate::{Outcome, args};
@@ -30,7 +31,8 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
     let to_resume = args.resume.then(|| RunDir::to_resume(args.run_dir.as_deref(), &name));
     let config = configuration(args, to_resume.as_deref())?;
     // What cannot be trained leaves no folder behind.
-    let trainer = Trainer::new(&config, device::open(&config.device.options()?)?)?;
+    let (options, why) = engine::options(&config.device)?;
+    let trainer = Trainer::new(&config, device::open(&options)?)?;
     let dir = match to_resume {
         Some(path) => RunDir::resume(path)?,
         None => RunDir::create(args.run_dir.as_deref(), &name)?,
@@ -41,12 +43,20 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
             std::process::exit(130);
         }
     });
-    let mut run = Run::start(config, trainer, dir, Progress::new(args.quiet))?;
+    let mut progress = Progress::new(args.quiet);
+    if let Some(why) = why {
+        progress.say(&format!("device     {why}"));
+    }
+    let mut run = Run::start(config, trainer, dir, progress)?;
     let ended = run.train();
     run.progress.end();
     match ended? {
         Ended::Finished => run.finish(args.json, out),
-        Ended::Restart => Err(replace_process(&run.dir)),
+        Ended::Restart => {
+            // What a device has loaded and written would outlive this process's memory.
+            drop(run.trainer);
+            Err(replace_process(&run.dir))
+        }
         Ended::Interrupted => {
             bail!(
                 "interrupted at step {}; go on with `anemone train --resume --run-dir {}`",
