@@ -48,7 +48,8 @@ pub struct Trainer {
     environment: Environment,
     compiler: Arc<Compiler>,
     kernels: Option<Kernels>,
-    background: Option<Background>,
+    /// Kernels for the next batch but one, and the update whose weights they get.
+    background: Option<(Background, u64)>,
     batch: Batch,
     state: State,
     /// The step at which this process began, and the compiles of the device that are not this run's or are in its
@@ -298,6 +299,11 @@ impl Trainer {
         self.state.io != self.config.weights.io
     }
 
+    /// What it runs on.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
     /// Steps done.
     pub fn n_steps(&self) -> u64 {
         self.state.step
@@ -419,8 +425,9 @@ impl Trainer {
         self.batch.n_steps = 0;
         let over = self.state.step == self.config.train.steps || self.converged(self.state.last_loss);
         let was_stale = std::mem::take(&mut self.batch.stale);
-        if let Some(background) = self.background.take() {
+        if let Some((background, update)) = self.background.take() {
             self.swap(background);
+            self.batch.kernel_update = update;
         } else if !over && self.config.weights.strategy == Strategy::Operand {
             self.prepare()?;
             let weights = self.layer_weights();
@@ -432,7 +439,7 @@ impl Trainer {
             self.prepare()?;
             match self.compiler.compile_in_background(self.layer_weights()) {
                 Ok(background) => {
-                    self.background = Some(background);
+                    self.background = Some((background, self.state.update));
                     self.batch.stale = true;
                 }
                 Err(_) => {
@@ -453,8 +460,6 @@ impl Trainer {
         let result = background.finish();
         let waited_s = start.elapsed().as_secs_f64();
         self.state.stats.compile_wait_s += waited_s;
-        // The update before the one just made is what was being compiled.
-        self.batch.kernel_update = self.state.update - 1;
         let (result, stats) = result;
         let busy_s = stats.busy.as_secs_f64();
         self.state.stats.compile_busy_s += busy_s;
@@ -484,9 +489,9 @@ impl Trainer {
             self.not_finite(&format!("a gradient of update {} is not finite", self.state.update))?;
         } else if n > 0 {
             self.optimizer.step(&mut self.params, &self.batch.gradients, self.config.train.lr);
+            self.state.update += 1;
         }
         self.batch.gradients.iter_mut().for_each(|g| g.fill(0.0));
-        self.state.update += 1;
         Ok(())
     }
 
@@ -555,7 +560,10 @@ impl Trainer {
                 "{why}, and this process has made no step: another restart would not help"
             )));
         }
-        self.state.stats.restarted_at.push(self.state.step);
+        // Whoever asks again gets the same answer.
+        if self.state.stats.restarted_at.last() != Some(&self.state.step) {
+            self.state.stats.restarted_at.push(self.state.step);
+        }
         Ok(Event::Restart(why))
     }
 

@@ -1,5 +1,5 @@
 //! The `tiny` preset against the recorded run of the field's first program (`ANEMONE_SHARED/oracle`).
-#![allow(clippy::print_stdout, clippy::print_stderr)] // Says why it is skipped, and by how much it deviates.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // What is skipped, and how near a run came.
 
 use anemone::config::Strategy;
 use anemone::device::{self, Device, Kernel, SoftDevice, Usage};

@@ -5,6 +5,7 @@ mod support;
 use anemone::Trainer;
 use anemone::checkpoint::Checkpoint;
 use anemone::config::{Config, Io, ModelConfig, NonFinite, Strategy};
+use anemone::data::{Data, Sine};
 use anemone::models::Mlp;
 use anemone::nn::Activation;
 use anemone::random::Random;
@@ -279,6 +280,57 @@ fn an_update_that_is_not_finite_changes_nothing() {
         config.train.non_finite = NonFinite::Skip;
         let skipped = run(&config);
         assert_eq!((skipped.report.stats.n_skipped, skipped.weights), (4, initial), "{strategy:?}");
+    }
+}
+
+/// A sine that is far too large for fp16 at every fifth step.
+struct Gusts(Sine);
+
+impl Data for Gusts {
+    fn input_shape(&self) -> Vec<usize> {
+        self.0.input_shape()
+    }
+
+    fn target_shape(&self) -> Vec<usize> {
+        self.0.target_shape()
+    }
+
+    fn batch(&self, index: u64, input: &mut [f32], target: &mut [f32]) {
+        self.0.batch(index, input, target);
+        if index % 5 == 3 {
+            input.iter_mut().for_each(|x| *x *= 1e30);
+        }
+    }
+}
+
+/// An optimizer's memory of the updates it made must not grow by those left out, when it is saved as little as when
+/// it is not.
+#[test]
+fn updates_left_out_are_not_counted_and_resume_bit_for_bit() {
+    for optimizer in ["kind = \"sgd\"\nmomentum = 0.9", "kind = \"adamw\""] {
+        let mut config = Config { optimizer: toml::from_str(optimizer).unwrap(), ..small(40, OPERAND) };
+        config.train.accumulate = 1;
+        config.train.lr = 0.01;
+        config.train.non_finite = NonFinite::Skip;
+        let train = |cuts: &[u64]| {
+            let mut checkpoint: Option<Checkpoint> = None;
+            for &until in cuts {
+                let data = Box::new(Gusts(Sine { inputs: 8, outputs: 6, rows: 16 }));
+                let mut trainer = Trainer::with_model(&config, config.model.model(), data, open(&config)).unwrap();
+                if let Some(checkpoint) = &checkpoint {
+                    trainer.resume(checkpoint).unwrap();
+                }
+                while trainer.n_steps() < until {
+                    trainer.step().unwrap();
+                }
+                let report = trainer.report().unwrap();
+                let n_skipped = (0..until).filter(|i| i % 5 == 3).count() as u64;
+                assert_eq!((report.updates, report.stats.n_skipped), (until - n_skipped, n_skipped));
+                checkpoint = Some(trainer.checkpoint().unwrap());
+            }
+            checkpoint.unwrap().tensors
+        };
+        assert_eq!(train(&[10, 24, 40]), train(&[40]), "{optimizer}");
     }
 }
 

@@ -83,7 +83,7 @@ pub(crate) struct Train {
     pub(crate) steps: Option<u64>,
 
     /// The learning rate [config: train.lr]
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub(crate) lr: Option<f32>,
 
     /// Where to run: `auto` takes the best that is known to work [config: device.select]
@@ -122,6 +122,10 @@ pub(crate) struct Train {
     /// Go on with the run in the run folder (by default the last of runs/PRESET, runs/PRESET-2, ...)
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Says that this process replaces one whose compiles were spent
+    #[arg(long, hide = true)]
+    pub(crate) restarted: bool,
 
     /// Print the final report as JSON
     #[arg(long)]

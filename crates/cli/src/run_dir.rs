@@ -3,10 +3,14 @@
 use anyhow::{Context, bail};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The folder in which runs get folders of their own.
 const RUNS: &str = "runs";
+
+/// The name of a run's configuration in its folder.
+pub(crate) const CONFIG: &str = "config.toml";
 
 /// A run's folder, locked as long as this lives.
 pub(crate) struct RunDir {
@@ -16,27 +20,49 @@ pub(crate) struct RunDir {
 }
 
 impl RunDir {
-    /// The folder `path`, or for a run called `name` the next free one of `runs/NAME`, `runs/NAME-2`, ...; when
-    /// resuming, the last of these that is there.
-    pub(crate) fn open(path: Option<&Path>, name: &str, resume: bool) -> anyhow::Result<RunDir> {
-        let path = match path {
-            Some(path) => {
-                if !resume && path.exists() {
-                    bail!(
-                        "the run folder `{0}` exists: resume it with `anemone train --resume --run-dir {0}`, or name another",
-                        path.display()
-                    );
+    /// The folder that a run goes on in: `path`, or for a run called `name` the last of `runs/NAME`,
+    /// `runs/NAME-2`, ... that is there.
+    pub(crate) fn to_resume(path: Option<&Path>, name: &str) -> PathBuf {
+        let next = (1..).find(|&n| !numbered(name, n).exists()).unwrap_or(1);
+        path.map_or_else(|| numbered(name, (next - 1).max(1)), Path::to_path_buf)
+    }
+
+    /// The folder to go on in, which need not be there.
+    pub(crate) fn resume(path: PathBuf) -> anyhow::Result<RunDir> {
+        fs::create_dir_all(&path).with_context(|| creating(&path))?;
+        RunDir::lock(path, true)
+    }
+
+    /// A new folder: `path`, or for a run called `name` the next free one of `runs/NAME`, `runs/NAME-2`, ...
+    pub(crate) fn create(path: Option<&Path>, name: &str) -> anyhow::Result<RunDir> {
+        let Some(path) = path else {
+            fs::create_dir_all(RUNS).with_context(|| creating(Path::new(RUNS)))?;
+            for path in (1..).map(|n| numbered(name, n)) {
+                match fs::create_dir(&path) {
+                    // Taken, perhaps by a process that was a moment faster.
+                    Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                    created => {
+                        created.with_context(|| creating(&path))?;
+                        return RunDir::lock(path, false);
+                    }
                 }
-                path.to_path_buf()
             }
-            None => {
-                let folder =
-                    |n: u64| Path::new(RUNS).join(if n == 1 { name.to_string() } else { format!("{name}-{n}") });
-                let next = (1..).find(|&n| !folder(n).exists()).unwrap_or(1);
-                folder(if resume { (next - 1).max(1) } else { next })
-            }
+            bail!("all run folders of `{name}` are taken");
         };
-        fs::create_dir_all(&path).with_context(|| format!("create the run folder `{}`", path.display()))?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| creating(parent))?;
+        }
+        match fs::create_dir(path) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => bail!(
+                "the run folder `{0}` exists: resume it with `anemone train --resume --run-dir {0}`, or name another",
+                path.display()
+            ),
+            created => created.with_context(|| creating(path))?,
+        }
+        RunDir::lock(path.to_path_buf(), false)
+    }
+
+    fn lock(path: PathBuf, resumed: bool) -> anyhow::Result<RunDir> {
         let lock_path = path.join("lock");
         let lock = File::create(&lock_path).with_context(|| format!("create `{}`", lock_path.display()))?;
         match lock.try_lock() {
@@ -45,7 +71,7 @@ impl RunDir {
             // Some file systems have no locks; the run is no worse off than without.
             Err(TryLockError::Error(_)) => {}
         }
-        Ok(RunDir { path, resumed: resume, _lock: lock })
+        Ok(RunDir { path, resumed, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -58,7 +84,7 @@ impl RunDir {
     }
 
     pub(crate) fn config(&self) -> PathBuf {
-        self.path.join("config.toml")
+        self.path.join(CONFIG)
     }
 
     pub(crate) fn checkpoint(&self) -> PathBuf {
@@ -76,6 +102,15 @@ impl RunDir {
     pub(crate) fn report(&self) -> PathBuf {
         self.path.join("report.json")
     }
+}
+
+/// The folder of the `n`-th run of a name, counted from 1.
+fn numbered(name: &str, n: u64) -> PathBuf {
+    Path::new(RUNS).join(if n == 1 { name.to_string() } else { format!("{name}-{n}") })
+}
+
+fn creating(path: &Path) -> String {
+    format!("create the run folder `{}`", path.display())
 }
 
 impl fmt::Display for RunDir {

@@ -3,7 +3,7 @@
 
 use crate::engine;
 use crate::progress::Progress;
-use crate::run_dir::RunDir;
+use crate::run_dir::{self, RunDir};
 use crate::{Outcome, args};
 use anemone::checkpoint::Checkpoint;
 use anemone::config::{Config, PRESETS, Strategy};
@@ -28,17 +28,29 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let name = run_name(args)?;
-    let dir = RunDir::open(args.run_dir.as_deref(), &name, args.resume)?;
-    let config = configuration(args, &dir)?;
-    let progress = Progress::new(args.quiet);
-    let mut run = Run::start(config, dir, progress)?;
+    let to_resume = args.resume.then(|| RunDir::to_resume(args.run_dir.as_deref(), &name));
+    let config = configuration(args, to_resume.as_deref())?;
+    // What cannot be trained leaves no folder behind.
+    let (options, why) = engine::options(&config.device)?;
+    let trainer = Trainer::new(&config, device::open(&options)?)?;
+    let dir = match to_resume {
+        Some(path) => RunDir::resume(path)?,
+        None => RunDir::create(args.run_dir.as_deref(), &name)?,
+    };
     // Without a handler, Ctrl-C ends the process; the last checkpoint is there all the same.
     let _ = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
     });
-    match run.train()? {
+    let mut progress = Progress::new(args.quiet);
+    if let Some(why) = why {
+        progress.say(&format!("device     {why}"));
+    }
+    let mut run = Run::start(config, trainer, dir, progress)?;
+    let ended = run.train();
+    run.progress.end();
+    match ended? {
         Ended::Finished => run.finish(args.json, out),
         Ended::Restart => {
             // What a device has loaded and written would outlive this process's memory.
@@ -63,13 +75,15 @@ fn run_name(args: &args::Train) -> anyhow::Result<String> {
 }
 
 /// The preset, file or, when a run is resumed, the run's own configuration, with the flags on top.
-fn configuration(args: &args::Train, dir: &RunDir) -> anyhow::Result<Config> {
-    let own = dir.config();
-    let mut config = match &args.what {
-        None if own.exists() => read_config(&own)?,
-        None => preset(DEFAULT_PRESET)?,
-        Some(what) if what.ends_with(".toml") => read_config(Path::new(what))?,
-        Some(what) => preset(what)?,
+fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result<Config> {
+    let own = to_resume.map(|folder| folder.join(run_dir::CONFIG)).filter(|own| own.exists());
+    // A process that replaces another goes on with what that one had, whatever has become of the file since.
+    let what = args.what.as_ref().filter(|_| !args.restarted);
+    let mut config = match (what, own) {
+        (None, Some(own)) => read_config(&own)?,
+        (None, None) => preset(DEFAULT_PRESET)?,
+        (Some(what), _) if what.ends_with(".toml") => read_config(Path::new(what))?,
+        (Some(what), _) => preset(what)?,
     };
     let weights = &mut config.weights;
     if let Some(strategy) = args.weights {
@@ -135,16 +149,10 @@ enum Ended {
 }
 
 impl Run {
-    /// Opens the device, and resumes the run where there is something to resume.
-    fn start(config: Config, dir: RunDir, mut progress: Progress) -> anyhow::Result<Run> {
-        let (options, why) = engine::options(&config.device)?;
-        let device = device::open(&options)?;
+    /// Resumes the run where there is something to resume.
+    fn start(config: Config, mut trainer: Trainer, dir: RunDir, mut progress: Progress) -> anyhow::Result<Run> {
         progress.say(&format!("run folder {dir}"));
-        if let Some(why) = why {
-            progress.say(&format!("device     {why}"));
-        }
-        progress.say(&format!("device     {}", device.name()));
-        let mut trainer = Trainer::new(&config, device)?;
+        progress.say(&format!("device     {}", trainer.device().name()));
         let checkpoint = dir.checkpoint();
         let metrics = if checkpoint.exists() {
             let loaded = Checkpoint::load(&checkpoint)?;
@@ -204,7 +212,6 @@ impl Run {
                     return Ok(Ended::Restart);
                 }
                 Err(e) => {
-                    self.progress.end();
                     let saved = if self.trainer.at_boundary() && self.trainer.n_steps() > self.saved_at {
                         self.save()
                     } else {
@@ -233,7 +240,6 @@ impl Run {
 
     /// Leaves weights and report, and prints it.
     fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-        self.progress.end();
         let report = self.trainer.report()?;
         let metadata = BTreeMap::from([("format".to_string(), "anemone".to_string())]);
         save_safetensors(&self.dir.weights(), &self.trainer.weights(), &metadata)?;
@@ -256,12 +262,15 @@ fn replace_process(dir: &RunDir) -> anyhow::Error {
     let has = |flag: &str, args: &[OsString]| {
         args.iter().any(|a| a == flag || a.to_str().is_some_and(|a| a.starts_with(&format!("{flag}="))))
     };
+    // Behind the subcommand: at the end, a `--` might make them something other than flags.
     if !has("--resume", &args) {
-        args.push("--resume".into());
+        args.insert(1, "--resume".into());
+    }
+    if !has("--restarted", &args) {
+        args.insert(1, "--restarted".into());
     }
     if !has("--run-dir", &args) {
-        args.push("--run-dir".into());
-        args.push(dir.path().into());
+        args.splice(1..1, ["--run-dir".into(), dir.path().into()]);
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,

@@ -95,7 +95,7 @@ fn check_as_json_is_an_object_a_line() {
         (&1.into(), &63.into(), &64.into())
     );
     assert_eq!(finding["rule"]["grade"], "measured");
-    assert_eq!(finding["rule"]["chips"], serde_json::json!(["m1"]));
+    assert_eq!(finding["rule"]["chips"], serde_json::json!(["m1", "m2"]));
     let syntax = anemone(folder.path(), &["check", "--json", "-"], "program(1.3) {");
     assert_eq!(code(&syntax), 1);
     assert_eq!(stdout(&syntax).lines().count(), 1);

@@ -65,7 +65,7 @@ impl FromStr for Faults {
         for item in text.split(',').map(str::trim).filter(|i| !i.is_empty()) {
             let wrong = || {
                 Error::config(format!(
-                    "fault `{item}` is not understood, expected compile@N, load@N, evaluate@N (`N+` for all from there), \
+                    "fault `{item}` is not understood, expected compile@N, load@N, evaluate@N (from 1; `N+` for all from there), \
                      compile%P, load%P, evaluate%P, seed=N or delay=MS"
                 ))
             };
@@ -81,10 +81,13 @@ impl FromStr for Faults {
                 let when = if item.as_bytes()[at] == b'%' {
                     let p = value.parse::<f64>().ok().filter(|p| (0.0..=1.0).contains(p));
                     When::Randomly(p.ok_or_else(wrong)?)
-                } else if let Some(n) = value.strip_suffix('+') {
-                    When::From(number(n)?)
                 } else {
-                    When::At(number(value)?)
+                    let n = number(value.strip_suffix('+').unwrap_or(value))?;
+                    match value.ends_with('+') {
+                        _ if n == 0 => return Err(wrong()),
+                        true => When::From(n),
+                        false => When::At(n),
+                    }
                 };
                 faults.rules.push((call, when));
             }
@@ -181,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named() {
-        for text in ["compile", "compile@x", "explode@1", "load%2", "delay=-1", "seed="] {
+        for text in ["compile", "compile@x", "compile@0", "load@0+", "explode@1", "load%2", "delay=-1", "seed="] {
             let e = text.parse::<Faults>().unwrap_err();
             assert!(e.to_string().contains(text), "{e}");
         }
