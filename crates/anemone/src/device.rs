@@ -33,6 +33,10 @@ pub trait Device: Send + Sync {
     ///
     /// [`Error::is_refused`] if the device does not take the program, [`Error::is_budget`] if the process has no
     /// compile or no place left, [`Error::is_device`] if it failed and may be tried again.
+    ///
+    /// [`Error::is_refused`]: crate::Error::is_refused
+    /// [`Error::is_budget`]: crate::Error::is_budget
+    /// [`Error::is_device`]: crate::Error::is_device
     fn compile(&self, program: &ValidProgram, weights: &Weights) -> Result<Box<dyn Kernel>>;
 
     /// What has been used so far.
@@ -78,6 +82,9 @@ pub trait Kernel: Send {
     ///
     /// If the buffers do not fit ([`Error::is_config`]) or the run failed ([`Error::is_device`]); what is then in
     /// the outputs is nothing to use.
+    ///
+    /// [`Error::is_config`]: crate::Error::is_config
+    /// [`Error::is_device`]: crate::Error::is_device
     fn run(&mut self, inputs: &[&dyn Buffer], outputs: &mut [&mut dyn Buffer]) -> Result<()>;
 }
 
