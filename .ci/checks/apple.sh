@@ -62,6 +62,9 @@ foundation=$(ldd "$out/stand-ins/libane_classes.so" | awk '/libgnustep-base/ {pr
 
 # --- 2. The targets
 [[ -x $out/darwin/cargo-darwin ]] || "$shared/apple_target.sh" "$out/darwin"
+# The stub libraries name arm64 alone.
+grep -rlF 'targets:' --include='*.tbd' "$out/darwin/sdk" | xargs sed -i \
+    '/x86_64-macos/! s/\[ arm64-macos, arm64e-macos \]/[ x86_64-macos, arm64-macos, arm64e-macos ]/'
 export CARGO_TARGET_DIR=$out/darwin-target
 for target in aarch64-apple-darwin x86_64-apple-darwin; do
     name=${target//-/_}
