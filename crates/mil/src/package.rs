@@ -62,6 +62,9 @@ pub fn read(bytes: &[u8]) -> Result<Program> {
         _ => Version::V1_0,
     };
     let functions = functions(program).map_err(Error::package)?;
+    if functions.is_empty() {
+        return Err(Error::package("the program has no function"));
+    }
     Ok(Program { version, attributes: attributes(&program.attributes).map_err(Error::package)?, functions })
 }
 

@@ -355,6 +355,15 @@ fn mistakes_are_named_with_their_place() {
 }
 
 #[test]
+fn a_program_without_functions_is_refused() {
+    // Found by fuzzing: there is no text for such a program.
+    let bytes = [178, 31, 10, 129, 85, 23, 246, 248, 10, 0, 0, 0, 0];
+    for e in [read(&bytes).unwrap_err(), read_model(&model_of(Vec::new())).unwrap_err()] {
+        assert!(e.is_package() && e.to_string().contains("no function"), "{e}");
+    }
+}
+
+#[test]
 fn deep_nesting_is_an_error() {
     let mut ty = tensor_of(pb::DataType::Int32, &[]);
     for _ in 0..1000 {
