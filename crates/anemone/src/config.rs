@@ -1,13 +1,15 @@
 //! The configuration of a run: what `config.toml` says, with a default for everything.
 
-use crate::data::{Data, Sine};
+mod presets;
+
+use crate::data::{Data, Layout, Sine};
 use crate::device::Select;
 use crate::error::{Error, Result};
 use crate::models::Mlp;
 use crate::nn::Model;
 use crate::optim::OptimizerConfig;
-use crate::params::Init;
 use anemone_mil::limits::Chip;
+pub use presets::PRESETS;
 use serde::{Deserialize, Serialize};
 
 /// A whole run.
@@ -46,9 +48,16 @@ impl Default for ModelConfig {
 
 impl ModelConfig {
     /// The model.
-    pub fn model(&self) -> &dyn Model {
+    pub fn model(&self) -> Box<dyn Model> {
         match self {
-            ModelConfig::Mlp(mlp) => mlp,
+            ModelConfig::Mlp(mlp) => Box::new(mlp.clone()),
+        }
+    }
+
+    /// How it wants its batches.
+    pub fn layout(&self) -> Layout {
+        match self {
+            ModelConfig::Mlp(_) => Layout::Columns,
         }
     }
 }
@@ -221,50 +230,7 @@ impl Default for CheckpointConfig {
     }
 }
 
-/// The names of the presets.
-pub const PRESETS: &[&str] = &["tiny"];
-
 impl Config {
-    /// The preset of that name.
-    pub fn preset(name: &str) -> Option<Config> {
-        match name {
-            "tiny" => Some(Config::tiny()),
-            _ => None,
-        }
-    }
-
-    /// The job of the field's first program to train on the engine: `y = W2 relu(W1 x)`, 64 to 128 to 64 channels,
-    /// 16 rows of a sine, an update every 10 steps, weights compiled in, compiles in the background.
-    fn tiny() -> Config {
-        let wave = |amplitude, frequency, phase| (amplitude, frequency, phase);
-        let (a1, f1, p1) = wave(0.01, 1.3, 0.7);
-        let (a2, f2, p2) = wave(0.01, 0.9, 1.1);
-        Config {
-            model: ModelConfig::Mlp(Mlp {
-                init: vec![
-                    Init::Sine { amplitude: a1, frequency: f1, phase: p1 },
-                    Init::Cosine { amplitude: a2, frequency: f2, phase: p2 },
-                ],
-                ..Mlp::default()
-            }),
-            train: TrainConfig {
-                steps: 2000,
-                lr: 1.0,
-                accumulate: 10,
-                stop_below: 1e-6,
-                input_gradient: true,
-                ..TrainConfig::default()
-            },
-            weights: WeightsConfig {
-                strategy: Strategy::Baked,
-                io: Io::Fp32,
-                compile_budget: 100,
-                ..WeightsConfig::default()
-            },
-            ..Config::default()
-        }
-    }
-
     /// Reads a configuration; what it does not say keeps its default.
     ///
     /// # Errors
@@ -312,10 +278,14 @@ impl Config {
     }
 
     /// The data.
-    pub fn data(&self) -> Box<dyn Data> {
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or does not suit the model.
+    pub fn data(&self) -> Result<Box<dyn Data>> {
         let ModelConfig::Mlp(mlp) = &self.model;
         let DataConfig::Sine { rows } = self.data;
-        Box::new(Sine { inputs: mlp.inputs, outputs: mlp.outputs, rows })
+        Ok(Box::new(Sine { inputs: mlp.inputs, outputs: mlp.outputs, rows }))
     }
 
     /// What must not change between a checkpoint and the run that resumes it, as TOML. How long to train, when to

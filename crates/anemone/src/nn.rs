@@ -38,14 +38,15 @@ pub const TARGET: &str = "target";
 pub struct Outputs {
     /// A single number.
     pub loss: Value,
-    /// What the model says, in the shape of the target.
+    /// What the model says: in the shape of the target, or for a target of classes the logits `[N, classes, ..]`.
     pub prediction: Value,
 }
 
 /// A finished graph.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// From [`INPUT`], [`TARGET`] and the parameters to loss and prediction, in this order, all of them fp32.
+    /// From [`INPUT`], [`TARGET`] and the parameters to loss and prediction, in this order; all of it fp32 but for an
+    /// input of tokens and a target of classes, which are int32.
     pub program: Program,
     /// The parameters with the names of their inputs.
     pub params: Vec<(ParamSpec, String)>,
@@ -64,15 +65,15 @@ pub trait Model {
 }
 
 impl Graph {
-    /// The graph of a model on batches of these shapes.
+    /// The graph of a model on batches of these types.
     ///
     /// # Errors
     ///
     /// If shapes do not fit, or a name is taken.
-    pub fn build(model: &dyn Model, x: &[usize], target: &[usize]) -> Result<Built> {
+    pub fn build(model: &dyn Model, x: TensorType, target: TensorType) -> Result<Built> {
         let mut g = Graph { builder: Builder::new(Version::V1_3), params: Vec::new() };
-        let x = g.input(INPUT, TensorType::new(DType::Fp32, x))?;
-        let target = g.input(TARGET, TensorType::new(DType::Fp32, target))?;
+        let x = g.input(INPUT, x)?;
+        let target = g.input(TARGET, target)?;
         let out = model.forward(&mut g, x, target)?;
         let loss = g.name(out.loss).to_string();
         let params = g.params.iter().map(|(spec, v)| (spec.clone(), g.builder.name(*v).to_string())).collect();

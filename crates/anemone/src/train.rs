@@ -6,7 +6,7 @@ pub(crate) mod programs;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Io, NonFinite, Strategy};
-use crate::data::Data;
+use crate::data::{Data, Part};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Graph, Model};
@@ -131,7 +131,7 @@ impl Trainer {
     ///
     /// If the configuration asks for something impossible, on this device or at all.
     pub fn new(config: &Config, device: Arc<dyn Device>) -> Result<Trainer> {
-        Trainer::with_model(config, config.model.model(), config.data(), device)
+        Trainer::with_model(config, &*config.model.model(), config.data()?, device)
     }
 
     /// A trainer of any model on any data; of the configuration, `model` and `data` are not looked at.
@@ -146,7 +146,7 @@ impl Trainer {
         device: Arc<dyn Device>,
     ) -> Result<Trainer> {
         config.check()?;
-        let built = Graph::build(model, &data.input_shape(), &data.target_shape())?;
+        let built = Graph::build(model, data.input(), data.target())?;
         if built.params.is_empty() {
             return Err(Error::config("the model declares no parameter: there is nothing to train"));
         }
@@ -343,7 +343,7 @@ impl Trainer {
     ///
     /// If the model cannot be computed on the host.
     pub fn report(&mut self) -> Result<Report> {
-        let evaluation = self.evaluator.run(&self.params, &*self.data)?;
+        let evaluation = self.evaluator.run(&self.params, &mut *self.data)?;
         let n_params = self.params.iter().map(Vec::len).sum();
         Ok(Report {
             device: self.device.name(),
@@ -383,7 +383,7 @@ impl Trainer {
     fn forward_and_backward(&mut self) -> Result<f64> {
         let e = &mut self.environment;
         let (x, target) = e.batch_mut(&self.plan);
-        self.data.batch(self.state.step, x, target);
+        self.data.batch(Part::Train, self.state.step, x, target)?;
         e.get_mut(self.plan.loss_scale).fill(self.config.train.loss_scale);
         let Some(kernels) = &mut self.kernels else { return Err(Error::config("there are no kernels")) };
         let mut device_s = 0.0;
@@ -627,17 +627,17 @@ impl Evaluator {
     }
 
     /// The loss, and the first row of the prediction beside that of the target.
-    fn run(&mut self, params: &[Vec<f32>], data: &dyn Data) -> Result<Evaluation> {
+    fn run(&mut self, params: &[Vec<f32>], data: &mut dyn Data) -> Result<Evaluation> {
         // The graph declares input, target, then parameters, and returns loss and prediction.
-        let sizes = [data.input_shape(), data.target_shape()].map(|s| s.iter().product::<usize>());
-        let (mut x, mut target) = (vec![0.0; sizes[0]], vec![0.0; sizes[1]]);
-        data.batch(0, &mut x, &mut target);
+        let [mut x, mut target] =
+            [data.input(), data.target()].map(|ty| vec![0.0; ty.n_elements().unwrap_or_default()]);
+        data.batch(Part::Train, 0, &mut x, &mut target)?;
         for (i, values) in [&x, &target].into_iter().chain(params).enumerate() {
             self.memory.input_mut(&self.plan, i).copy_from_slice(values);
         }
         self.plan.run(&mut self.memory)?;
         // The first channels of row 0.
-        let rows = data.target_shape()[2..].iter().product::<usize>().max(1);
+        let rows = data.target().fixed_shape().unwrap_or_default().iter().skip(2).product::<usize>().max(1);
         let first = |v: &[f32]| v.iter().step_by(rows).take(8).copied().collect();
         Ok(Evaluation {
             loss: self.memory.output(&self.plan, 0)[0],

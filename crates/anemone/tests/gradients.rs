@@ -5,14 +5,14 @@
 mod support;
 
 use anemone::config::{Config, Io, Strategy};
-use anemone::data::Data;
+use anemone::data::{Data, Part};
 use anemone::mil::grad::{Seed, gradient};
-use anemone::mil::ir::DType;
+use anemone::mil::ir::{DType, TensorType};
 use anemone::mil::{Interpreter, Limits, Tensor, Weights, validate};
 use anemone::models::Mlp;
 use anemone::nn::{Activation, Graph};
 use anemone::weights_file::NamedTensor;
-use anemone::{Trainer, train::Event};
+use anemone::{Result, Trainer, train::Event};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -55,18 +55,19 @@ impl Fixture {
 struct Batch(Fixture);
 
 impl Data for Batch {
-    fn input_shape(&self) -> Vec<usize> {
-        vec![1, self.0.sizes.inputs, 1, self.0.sizes.rows]
+    fn input(&self) -> TensorType {
+        TensorType::new(DType::Fp32, &[1, self.0.sizes.inputs, 1, self.0.sizes.rows])
     }
 
-    fn target_shape(&self) -> Vec<usize> {
-        vec![1, self.0.sizes.outputs, 1, self.0.sizes.rows]
+    fn target(&self) -> TensorType {
+        TensorType::new(DType::Fp32, &[1, self.0.sizes.outputs, 1, self.0.sizes.rows])
     }
 
-    fn batch(&self, _: u64, input: &mut [f32], target: &mut [f32]) {
+    fn batch(&mut self, _: Part, _: u64, input: &mut [f32], target: &mut [f32]) -> Result<()> {
         for (to, from) in [(input, &self.0.x), (target, &self.0.target)] {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
         }
+        Ok(())
     }
 }
 
@@ -74,14 +75,14 @@ impl Data for Batch {
 fn the_training_graph_has_the_gradients_calculated_independently() {
     let fixture = fixture();
     let batch = Batch(self::fixture());
-    let built = Graph::build(&fixture.model(), &batch.input_shape(), &batch.target_shape()).unwrap();
+    let built = Graph::build(&fixture.model(), batch.input(), batch.target()).unwrap();
     let forward = validate(built.program, &Limits::none()).unwrap();
     let wrt: Vec<&str> = built.params.iter().map(|(_, name)| name.as_str()).collect();
     let joint =
         validate(gradient(&forward, &built.loss, &wrt, Seed::One).unwrap().program, &Limits::none()).unwrap();
     let mut inputs = vec![
-        Tensor::float(DType::Fp32, &batch.input_shape(), fixture.x.clone()),
-        Tensor::float(DType::Fp32, &batch.target_shape(), fixture.target.clone()),
+        Tensor::float(DType::Fp32, &batch.input().fixed_shape().unwrap(), fixture.x.clone()),
+        Tensor::float(DType::Fp32, &batch.target().fixed_shape().unwrap(), fixture.target.clone()),
     ];
     for (spec, _) in &built.params {
         inputs.push(Tensor::float(DType::Fp32, &spec.shape, fixture.params[&spec.name].clone()));

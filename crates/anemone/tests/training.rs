@@ -2,14 +2,15 @@
 
 mod support;
 
-use anemone::Trainer;
 use anemone::checkpoint::Checkpoint;
 use anemone::config::{Config, Io, ModelConfig, NonFinite, Strategy};
-use anemone::data::{Data, Sine};
+use anemone::data::{Data, Part, Sine};
+use anemone::mil::ir::TensorType;
 use anemone::models::Mlp;
 use anemone::nn::Activation;
 use anemone::random::Random;
 use anemone::train::Event;
+use anemone::{Result, Trainer};
 use support::{Run, STRATEGIES, open, run, run_from, small, tiny};
 
 const OPERAND: (Strategy, bool) = (Strategy::Operand, false);
@@ -287,19 +288,20 @@ fn an_update_that_is_not_finite_changes_nothing() {
 struct Gusts(Sine);
 
 impl Data for Gusts {
-    fn input_shape(&self) -> Vec<usize> {
-        self.0.input_shape()
+    fn input(&self) -> TensorType {
+        self.0.input()
     }
 
-    fn target_shape(&self) -> Vec<usize> {
-        self.0.target_shape()
+    fn target(&self) -> TensorType {
+        self.0.target()
     }
 
-    fn batch(&self, index: u64, input: &mut [f32], target: &mut [f32]) {
-        self.0.batch(index, input, target);
+    fn batch(&mut self, part: Part, index: u64, input: &mut [f32], target: &mut [f32]) -> Result<()> {
+        self.0.batch(part, index, input, target)?;
         if index % 5 == 3 {
             input.iter_mut().for_each(|x| *x *= 1e30);
         }
+        Ok(())
     }
 }
 
@@ -316,7 +318,8 @@ fn updates_left_out_are_not_counted_and_resume_bit_for_bit() {
             let mut checkpoint: Option<Checkpoint> = None;
             for &until in cuts {
                 let data = Box::new(Gusts(Sine { inputs: 8, outputs: 6, rows: 16 }));
-                let mut trainer = Trainer::with_model(&config, config.model.model(), data, open(&config)).unwrap();
+                let mut trainer =
+                    Trainer::with_model(&config, &*config.model.model(), data, open(&config)).unwrap();
                 if let Some(checkpoint) = &checkpoint {
                     trainer.resume(checkpoint).unwrap();
                 }
