@@ -18,7 +18,7 @@ impl Config {
 
     /// The job of the field's first program to train on the engine: `y = W2 relu(W1 x)`, 64 to 128 to 64 channels,
     /// 16 rows of a sine, an update every 10 steps, weights compiled in, compiles in the background.
-    fn tiny() -> Config {
+    pub(super) fn tiny() -> Config {
         let wave = |amplitude, frequency, phase| (amplitude, frequency, phase);
         let (a1, f1, p1) = wave(0.01, 1.3, 0.7);
         let (a2, f2, p2) = wave(0.01, 0.9, 1.1);
