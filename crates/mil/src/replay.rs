@@ -26,6 +26,11 @@ impl<'a> Replay<'a> {
         self.values[id.index()]
     }
 
+    /// Makes a value of the builder stand for a value of the function.
+    pub fn set(&mut self, id: ValueId, value: Value) {
+        self.values[id.index()] = Some(value);
+    }
+
     /// Forgets what a value of the function has become, so that it can become something else.
     pub fn forget(&mut self, id: ValueId) {
         self.values[id.index()] = None;
