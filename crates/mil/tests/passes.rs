@@ -2,7 +2,7 @@
 
 use anemone_mil::builder::Builder;
 use anemone_mil::ir::{DType, Program, TensorType, Version};
-use anemone_mil::pass::unfold;
+use anemone_mil::pass::{split, unfold};
 use anemone_mil::{Interpreter, Limits, Tensor, ValidProgram, Weights, validate};
 
 /// A convolution with weights `[6, 4 / groups, kernel..]` passed in.
@@ -72,24 +72,41 @@ fn an_unfolded_convolution_gives_the_same() {
         let shape = f.value(weight.as_ref().unwrap().ids()[0]).ty.as_tensor().unwrap().fixed_shape().unwrap();
         assert!(shape[2..].iter().all(|&k| k == 1), "case {i}: {shape:?}");
 
-        let inputs: Vec<Tensor> = before
-            .main()
-            .inputs
-            .iter()
-            .map(|&v| before.main().value(v))
-            .map(|v| {
-                let shape = v.ty.as_tensor().unwrap().fixed_shape().unwrap();
-                let n = shape.iter().product::<usize>() as u32;
-                Tensor::float(DType::Fp32, &shape, (0..n).map(|i| (f64::from(i) * 0.37).sin()).collect())
-            })
-            .collect();
-        let run = |p: &ValidProgram| Interpreter::new(p, &Weights::new()).unwrap().run(&inputs).unwrap();
-        let (expected, found) = (run(&before), run(&after));
-        assert_eq!(expected[0].shape(), found[0].shape(), "case {i}");
-        for (e, f) in expected[0].floats().unwrap().iter().zip(found[0].floats().unwrap()) {
-            // The terms are added in the same order.
-            assert_eq!(e, f, "case {i}");
-        }
+        check_same(&before, &after, 0.0, &format!("case {i}"));
+    }
+}
+
+/// Both programs give the same but for a relative error.
+fn check_same(before: &ValidProgram, after: &ValidProgram, tolerance: f64, what: &str) {
+    let inputs: Vec<Tensor> = before
+        .main()
+        .inputs
+        .iter()
+        .map(|&v| before.main().value(v))
+        .map(|v| {
+            let shape = v.ty.as_tensor().unwrap().fixed_shape().unwrap();
+            let n = shape.iter().product::<usize>() as u32;
+            Tensor::float(DType::Fp32, &shape, (0..n).map(|i| (f64::from(i) * 0.37).sin()).collect())
+        })
+        .collect();
+    let run = |p: &ValidProgram| Interpreter::new(p, &Weights::new()).unwrap().run(&inputs).unwrap();
+    let (expected, found) = (run(before), run(after));
+    assert_eq!(expected[0].shape(), found[0].shape(), "{what}");
+    for (e, f) in expected[0].floats().unwrap().iter().zip(found[0].floats().unwrap()) {
+        assert!((e - f).abs() <= tolerance * e.abs().max(1.0), "{what}: {f}, expected {e}");
+    }
+}
+
+#[test]
+fn a_split_layer_gives_the_same() {
+    let layer = program(&Case { kernel: &[1, 1], ..CASE });
+    for (n_out, n_in) in [(1, 2), (2, 1), (4, 3), (100, 1)] {
+        let after = validate(split(&layer, |_, _| Some((n_out, n_in))).unwrap(), &Limits::none()).unwrap();
+        let calls = &after.main().body.calls;
+        let n_convs = calls.iter().filter(|c| c.op.name == "conv").count();
+        assert_eq!(n_convs, n_out.min(6) * n_in.min(4));
+        // Sums in parts round in other places.
+        check_same(&layer, &after, if n_in == 1 { 0.0 } else { 1e-6 }, &format!("{n_out} x {n_in}"));
     }
 }
 
