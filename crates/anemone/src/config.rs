@@ -26,6 +26,8 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// How kernels get new weights.
     pub weights: WeightsConfig,
+    /// What runs where.
+    pub plan: PlanConfig,
     /// Where.
     pub device: DeviceConfig,
     /// When progress is saved.
@@ -153,6 +155,27 @@ impl Default for WeightsConfig {
             compile_budget: 0,
         }
     }
+}
+
+/// What runs where.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlanConfig {
+    /// Where the gradients of weights are computed: products of two activations, summed over the batch.
+    pub weight_gradients: Place,
+    /// Whether the backward pass computes activations again instead of keeping them: less memory, more work.
+    pub recompute: bool,
+}
+
+/// Where something is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// On the host, in f32, while the device computes what comes next.
+    #[default]
+    Host,
+    /// On the device, in fp16.
+    Device,
 }
 
 /// How a kernel gets new weights.

@@ -9,17 +9,22 @@ use crate::config::{Config, Io, NonFinite, Strategy};
 use crate::data::{Data, Part};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Graph, Model};
+use crate::nn::{Built, Graph, Model};
 use crate::optim::{self, Optimizer};
 use crate::params::ParamSpec;
 use crate::random::Random;
 use crate::report::{Evaluation, Report, Stats};
 use crate::weights_file::NamedTensor;
-use kernels::{Background, Compiler, Kernels, LayerWeights};
-use plan::{Environment, Piece, TrainPlan};
+use kernels::{Background, Compiler, Kernels};
+pub use plan::{Description, HostOp, ProgramUse};
+use plan::{Environment, Part as PlanPart, Target, TrainPlan};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Floating-point operations above which host work is done on this thread while another waits for the device;
+/// starting that one takes some 20 microseconds.
+const WORTH_A_THREAD: u64 = 4_000_000;
 
 /// Trains a model on a device, a step at a time.
 ///
@@ -59,6 +64,7 @@ pub struct Trainer {
     clock: Instant,
     finished: bool,
     evaluator: Evaluator,
+    built: Built,
 }
 
 /// What goes into a checkpoint beside the parameters.
@@ -150,11 +156,10 @@ impl Trainer {
         if built.params.is_empty() {
             return Err(Error::config("the model declares no parameter: there is nothing to train"));
         }
-        let plan = TrainPlan::new(&built, config.train.input_gradient)?;
         let mut random = Random::new(config.train.seed);
         let specs: Vec<ParamSpec> = built.params.iter().map(|(spec, _)| spec.clone()).collect();
         let params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
-        let (compiler, io, n_fallbacks) = compiler(config, &device, &plan, config.weights.io)?;
+        let Cut { plan, compiler, io, n_fallbacks } = Cut::new(config, &built, &device, config.weights.io)?;
         let evaluator = Evaluator::new(&built)?;
         let n_compiles_before = device.usage().n_compiles;
         let trainer = Trainer {
@@ -182,6 +187,7 @@ impl Trainer {
             specs,
             params,
             evaluator,
+            built,
         };
         trainer.check_budget()?;
         Ok(trainer)
@@ -210,9 +216,10 @@ impl Trainer {
             .collect::<Result<_>>()?;
         if state.io != self.state.io {
             // Where fp32 was taken, it may not be taken here.
-            let n_fallbacks;
-            (self.compiler, state.io, n_fallbacks) = compiler(&self.config, &self.device, &self.plan, state.io)?;
-            state.stats.n_io_fallbacks += n_fallbacks;
+            let cut = Cut::new(&self.config, &self.built, &self.device, state.io)?;
+            self.environment = cut.plan.environment();
+            (self.plan, self.compiler, state.io) = (cut.plan, cut.compiler, cut.io);
+            state.stats.n_io_fallbacks += cut.n_fallbacks;
         }
         let memory = optim::from_tensors(&checkpoint.tensors, &self.specs)?;
         self.params = params;
@@ -257,7 +264,7 @@ impl Trainer {
         let step = self.state.step;
         let staleness = self.state.update - self.batch.kernel_update;
         let device_s = self.forward_and_backward()?;
-        let loss = self.environment.get(self.plan.loss)[0];
+        let loss = self.environment.loss();
         let skipped = !loss.is_finite();
         if skipped {
             self.not_finite(&format!("the loss of step {step} is {loss}"))?;
@@ -297,6 +304,11 @@ impl Trainer {
     /// Whether fp32 inputs and outputs were asked for, but refused by the device, so that they are fp16.
     pub fn io_fell_back(&self) -> bool {
         self.state.io != self.config.weights.io
+    }
+
+    /// What a step does where.
+    pub fn plan(&self) -> &Description {
+        self.plan.description()
     }
 
     /// What it runs on.
@@ -357,8 +369,8 @@ impl Trainer {
             converged: self.converged(self.state.last_loss),
             last_loss: self.state.last_loss,
             stats: self.stats(),
-            device_flops_per_step: self.plan.n_device_flops,
-            host_flops_per_step: self.plan.n_host_flops,
+            device_flops_per_step: self.plan.description().device_flops,
+            host_flops_per_step: self.plan.description().host_flops,
             n_params,
             evaluation,
         })
@@ -382,21 +394,32 @@ impl Trainer {
     /// One pass over all pieces; gives the time the device took, in seconds.
     fn forward_and_backward(&mut self) -> Result<f64> {
         let e = &mut self.environment;
-        let (x, target) = e.batch_mut(&self.plan);
+        let (x, target) = e.batch_mut();
         self.data.batch(Part::Train, self.state.step, x, target)?;
-        e.get_mut(self.plan.loss_scale).fill(self.config.train.loss_scale);
+        e.begin(self.config.train.loss_scale);
         let Some(kernels) = &mut self.kernels else { return Err(Error::config("there are no kernels")) };
         let mut device_s = 0.0;
-        for piece in &mut self.plan.pieces {
-            match piece {
-                Piece::Host(host) => host.run(e)?,
-                Piece::Device(index, linear) => {
+        // What only gradients need is done while the device works, if it is worth another thread.
+        let mut deferred = Vec::new();
+        for &part in &self.plan.parts {
+            match part {
+                PlanPart::Host(part) => self.plan.run_host(part, e)?,
+                PlanPart::Deferred(part) if self.plan.host_flops(part) < WORTH_A_THREAD => {
+                    self.plan.run_host(part, e)?;
+                }
+                PlanPart::Deferred(part) => deferred.push(part),
+                PlanPart::Device(index) => {
                     let start = Instant::now();
-                    kernels.run(*index, linear, e, &mut self.state.stats.n_retries)?;
+                    let parts = std::mem::take(&mut deferred);
+                    let mut work = |e: &mut Environment| parts.iter().try_for_each(|&p| self.plan.run_host(p, e));
+                    let meanwhile: Option<&mut dyn FnMut(&mut Environment) -> Result<()>> =
+                        if parts.is_empty() { None } else { Some(&mut work) };
+                    kernels.run(index, &self.plan.calls[index], e, &mut self.state.stats.n_retries, meanwhile)?;
                     device_s += start.elapsed().as_secs_f64();
                 }
             }
         }
+        deferred.into_iter().try_for_each(|part| self.plan.run_host(part, e))?;
         Ok(device_s)
     }
 
@@ -406,8 +429,8 @@ impl Trainer {
         if self.batch.gradients.is_empty() {
             self.batch.gradients = self.params.iter().map(|p| vec![0.0; p.len()]).collect();
         }
-        for (sum, &id) in self.batch.gradients.iter_mut().zip(&self.plan.gradients) {
-            sum.iter_mut().zip(e.get(id)).for_each(|(sum, g)| *sum += g);
+        for (i, sum) in self.batch.gradients.iter_mut().enumerate() {
+            sum.iter_mut().zip(e.gradient(i)).for_each(|(sum, g)| *sum += g);
         }
         self.batch.n_added += 1;
     }
@@ -430,14 +453,14 @@ impl Trainer {
             self.batch.kernel_update = update;
         } else if !over && self.config.weights.strategy == Strategy::Operand {
             self.prepare()?;
-            let weights = self.layer_weights();
             if let Some(kernels) = &mut self.kernels {
-                kernels.write_weights(&weights)?;
+                kernels.write_weights(&self.plan.weights(&self.environment, &self.params))?;
             }
             self.batch.kernel_update = self.state.update;
         } else if !over && self.overlaps() && !was_stale && self.kernels.is_some() {
             self.prepare()?;
-            match self.compiler.compile_in_background(self.layer_weights()) {
+            let weights = self.plan.weights(&self.environment, &self.params);
+            match self.compiler.compile_in_background(weights.into_iter().map(<[f32]>::to_vec).collect()) {
                 Ok(background) => {
                     self.background = Some((background, self.state.update));
                     self.batch.stale = true;
@@ -510,20 +533,13 @@ impl Trainer {
 
     /// Computes what the device's weights are made of from the parameters.
     fn prepare(&mut self) -> Result<()> {
-        for (&id, p) in self.plan.params.iter().zip(&self.params) {
-            self.environment.get_mut(id).copy_from_slice(p);
-        }
-        self.plan.preparation.run(&mut self.environment)
-    }
-
-    fn layer_weights(&self) -> LayerWeights {
-        self.plan.layers().map(|l| self.environment.get(l.weight).to_vec()).collect()
+        self.plan.prepare(&mut self.environment, &self.params)
     }
 
     fn compile_now(&mut self) -> Result<()> {
         self.prepare()?;
         let start = Instant::now();
-        let (result, stats) = self.compiler.compile(&self.layer_weights());
+        let (result, stats) = self.compiler.compile(&self.plan.weights(&self.environment, &self.params));
         self.state.stats.compile_wait_s += start.elapsed().as_secs_f64();
         self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
         self.state.stats.n_retries += stats.n_retries;
@@ -596,19 +612,34 @@ impl Trainer {
     }
 }
 
-/// The compiler for the wished element type of inputs and outputs, or for fp16 where that is refused.
-fn compiler(
-    config: &Config,
-    device: &Arc<dyn Device>,
-    plan: &TrainPlan,
+/// The plan for the wished element type of inputs and outputs, or for fp16 where that is refused.
+struct Cut {
+    plan: TrainPlan,
+    compiler: Arc<Compiler>,
     io: Io,
-) -> Result<(Arc<Compiler>, Io, u64)> {
-    let strategy = config.weights.strategy;
-    match Compiler::new(device.clone(), plan, strategy, io) {
-        Err(e) if e.is_refused() && io == Io::Fp32 => {
-            Ok((Arc::new(Compiler::new(device.clone(), plan, strategy, Io::Fp16)?), Io::Fp16, 1))
-        }
-        result => Ok((Arc::new(result?), io, 0)),
+    n_fallbacks: u64,
+}
+
+impl Cut {
+    fn new(config: &Config, built: &Built, device: &Arc<dyn Device>, io: Io) -> Result<Cut> {
+        let strategy = config.weights.strategy;
+        let with = |io| -> Result<(TrainPlan, Compiler)> {
+            let target = Target {
+                limits: device.limits(),
+                strategy,
+                io,
+                config: &config.plan,
+                input_gradient: config.train.input_gradient,
+            };
+            let plan = TrainPlan::new(built, target)?;
+            let compiler = Compiler::new(device.clone(), &plan, strategy, io)?;
+            Ok((plan, compiler))
+        };
+        let (io, n_fallbacks, (plan, compiler)) = match with(io) {
+            Err(e) if e.is_refused() && io == Io::Fp32 => (Io::Fp16, 1, with(Io::Fp16)?),
+            result => (io, 0, result?),
+        };
+        Ok(Cut { plan, compiler: Arc::new(compiler), io, n_fallbacks })
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     input_slots: Vec<Range<usize>>,
     output_slots: Vec<Range<usize>>,
     steps: Vec<Step>,
+    /// Where the steps of each part end.
+    parts: Vec<usize>,
     /// Memory as it is before the first run: constants in place, the rest 0.
     start: Vec<f32>,
     /// The values that are no floats and no booleans, by number; only [`Step::Reference`] touches them.
@@ -32,7 +34,22 @@ impl Plan {
     /// If a constant is not in `weights`, a shape is unknown, the program is too large for 32-bit places, or an op
     /// cannot be run.
     pub(crate) fn new(f: &ValidFunction, weights: &Weights) -> Result<Plan> {
-        Planner::new(f)?.plan(weights)
+        Plan::in_parts(f, weights, &[f.body.calls.len()])
+    }
+
+    /// As [`new`](Plan::new), to be run in parts: the first of them is the first `ends[0]` calls, the next those up to
+    /// `ends[1]`, and so on. Inputs keep their values from part to part and from run to run.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Plan::new).
+    pub(crate) fn in_parts(f: &ValidFunction, weights: &Weights, ends: &[usize]) -> Result<Plan> {
+        Planner::new(f)?.plan(weights, ends)
+    }
+
+    /// Bytes of the memory it runs in.
+    pub(crate) fn n_bytes(&self) -> usize {
+        (self.start.len() + self.n_scratch) * size_of::<f32>()
     }
 
     /// Name and type of each input.
@@ -61,12 +78,35 @@ impl Plan {
         }
         Ok(())
     }
+
+    /// Runs the steps of one part.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Plan::run).
+    pub(crate) fn run_part(&self, part: usize, memory: &mut Memory) -> Result<()> {
+        let start = part.checked_sub(1).map_or(0, |p| self.parts[p]);
+        for step in &self.steps[start..self.parts[part]] {
+            step.run(memory)?;
+        }
+        Ok(())
+    }
 }
 
 impl Memory {
     /// The elements of an input, to be written before a run; fp16 inputs take numbers on the fp16 grid.
     pub(crate) fn input_mut(&mut self, plan: &Plan, index: usize) -> &mut [f32] {
         &mut self.floats[plan.input_slots[index].clone()]
+    }
+
+    /// Writes an input from f32.
+    pub(crate) fn write_input(&mut self, plan: &Plan, index: usize, values: &[f32]) {
+        self.input_mut(plan, index).copy_from_slice(values);
+    }
+
+    /// The elements of an input.
+    pub(crate) fn input(&self, plan: &Plan, index: usize) -> &[f32] {
+        &self.floats[plan.input_slots[index].clone()]
     }
 
     /// The elements of an output, after a run.
@@ -121,7 +161,7 @@ impl<'a> Planner<'a> {
         })
     }
 
-    fn plan(mut self, weights: &Weights) -> Result<Plan> {
+    fn plan(mut self, weights: &Weights, ends: &[usize]) -> Result<Plan> {
         let f = self.f;
         for (i, v) in f.values.iter().enumerate() {
             let constant = match (&v.origin, &v.ty) {
@@ -138,8 +178,14 @@ impl<'a> Planner<'a> {
             };
             self.places[i] = Some(self.place(&v.ty, constant));
         }
-        for call in &f.body.calls {
-            self.call(call)?;
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for &end in ends {
+            for call in &f.body.calls[start..end] {
+                self.call(call)?;
+            }
+            parts.push(self.steps.len());
+            start = end;
         }
         let slots = |ids: &[ValueId]| {
             let slot = |&id: &ValueId| {
@@ -157,6 +203,7 @@ impl<'a> Planner<'a> {
             inputs: named(&f.inputs),
             outputs: named(&f.outputs),
             steps: self.steps,
+            parts,
             start: self.start,
             others: self.others,
             n_scratch: self.n_scratch,
