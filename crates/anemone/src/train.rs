@@ -15,7 +15,7 @@ use crate::params::ParamSpec;
 use crate::random::Random;
 use crate::report::{Evaluation, Report, Stats};
 use crate::weights_file::NamedTensor;
-use kernels::{Background, Compiler, Kernels};
+use kernels::{Background, Compiler, Kernels, Work};
 pub use plan::{Description, HostOp, ProgramUse};
 use plan::{Environment, Part as PlanPart, Target, TrainPlan};
 use serde::{Deserialize, Serialize};
@@ -412,8 +412,7 @@ impl Trainer {
                     let start = Instant::now();
                     let parts = std::mem::take(&mut deferred);
                     let mut work = |e: &mut Environment| parts.iter().try_for_each(|&p| self.plan.run_host(p, e));
-                    let meanwhile: Option<&mut dyn FnMut(&mut Environment) -> Result<()>> =
-                        if parts.is_empty() { None } else { Some(&mut work) };
+                    let meanwhile: Option<Work<'_>> = if parts.is_empty() { None } else { Some(&mut work) };
                     kernels.run(index, &self.plan.calls[index], e, &mut self.state.stats.n_retries, meanwhile)?;
                     device_s += start.elapsed().as_secs_f64();
                 }
@@ -627,6 +626,7 @@ impl Cut {
             let target = Target {
                 limits: device.limits(),
                 strategy,
+                overlap: strategy == Strategy::Baked && config.weights.overlap,
                 io,
                 config: &config.plan,
                 input_gradient: config.train.input_gradient,

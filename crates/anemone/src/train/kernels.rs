@@ -162,6 +162,9 @@ pub(crate) fn retry<T>(n_retries: &mut u64, mut call: impl FnMut() -> Result<T>)
     call().map_err(|e| e.context(format!("failed {} times", RETRIES + 1)))
 }
 
+/// What the host has to do.
+pub(crate) type Work<'a> = &'a mut dyn FnMut(&mut Environment) -> Result<()>;
+
 /// The kernels of a plan, with their buffers.
 pub(crate) struct Kernels {
     programs: Vec<Loaded>,
@@ -227,7 +230,7 @@ impl Kernels {
         call: &DeviceCall,
         e: &mut Environment,
         n_retries: &mut u64,
-        meanwhile: Option<&mut dyn FnMut(&mut Environment) -> Result<()>>,
+        meanwhile: Option<Work<'_>>,
     ) -> Result<()> {
         let CallWeights { program, buffer } = &mut self.calls[index];
         let loaded = &mut self.programs[*program];

@@ -31,6 +31,8 @@ const LOSS_SCALE: &str = "loss_scale";
 pub(crate) struct Target<'a> {
     pub(crate) limits: &'a Limits,
     pub(crate) strategy: Strategy,
+    /// Whether kernels are compiled while others train.
+    pub(crate) overlap: bool,
     pub(crate) io: Io,
     pub(crate) config: &'a PlanConfig,
     /// Whether the gradient of the input is computed too.

@@ -20,7 +20,7 @@ pub fn split(
     program: &ValidProgram,
     which: impl Fn(&ValidFunction, &ValidCall) -> Option<(usize, usize)>,
 ) -> Result<Program> {
-    rewrite(program, which, |b, site, parts| parts_of(b, site, parts))
+    rewrite(program, which, parts_of)
 }
 
 fn parts_of(b: &mut Builder, site: &Site<'_>, (n_out, n_in): (usize, usize)) -> OpResult<Option<Value>> {

@@ -121,16 +121,18 @@ fn refusal(form: &Form, known: &mut Vec<(Form, Option<String>)>, target: Target<
     Ok(why)
 }
 
-/// Takes programs off the device beyond those that can be loaded at a time, those with the least work first.
+/// Takes programs off the device beyond those that a process can compile and keep loaded, those with the least work
+/// first.
 fn leave_what_exceeds_the_budget(
     on_device: &mut HashMap<usize, DeviceCall>,
     with: &mut HashMap<usize, usize>,
     reasons: &mut Vec<(String, String)>,
     target: Target<'_>,
 ) {
-    let Some(max) = target.limits.max_live_programs() else { return };
-    // Baked kernels exist twice while new ones are compiled.
-    let max = if target.strategy == Strategy::Baked { max / 2 } else { max };
+    let budgets = [target.limits.max_live_programs(), target.limits.max_compiles()];
+    let Some(max) = budgets.into_iter().flatten().min() else { return };
+    // New kernels are compiled while the old ones train on.
+    let max = if target.overlap { max / 2 } else { max };
     let mut programs: Vec<(u64, Vec<usize>)> = Vec::new();
     let mut calls: Vec<(&usize, &DeviceCall)> = on_device.iter().collect();
     calls.sort_by_key(|(i, _)| **i);
@@ -152,7 +154,8 @@ fn leave_what_exceeds_the_budget(
     for i in programs.into_iter().skip(max).flat_map(|(_, calls)| calls) {
         with.remove(&i);
         if let Some(call) = on_device.remove(&i) {
-            reasons.push((call.label, format!("the device keeps {max} programs loaded, others have more work")));
+            reasons
+                .push((call.label, format!("a process has {max} programs for a step, and others have more work")));
         }
     }
 }

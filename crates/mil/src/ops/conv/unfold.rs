@@ -31,8 +31,8 @@ pub(crate) fn unfold(
     let mut taps = Vec::new();
     for tap in 0..n_taps {
         let (mut begin, mut end, mut stride) = (vec![0; 2], shape[..2].to_vec(), vec![1; 2]);
-        for axis in 0..windows.kernel.len() {
-            let first = tap / places[axis] % windows.kernel[axis] * windows.dilations[axis];
+        for (axis, place) in places.iter().enumerate() {
+            let first = tap / place % windows.kernel[axis] * windows.dilations[axis];
             begin.push(first);
             end.push(first + (windows.out[axis] - 1) * windows.strides[axis] + 1);
             stride.push(windows.strides[axis]);
