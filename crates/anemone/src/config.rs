@@ -1,6 +1,7 @@
 //! The configuration of a run: what `config.toml` says, with a default for everything.
 
 mod presets;
+mod train;
 
 use crate::data::{Data, Layout, Sine};
 use crate::device::Select;
@@ -11,6 +12,7 @@ use crate::optim::OptimizerConfig;
 use anemone_mil::limits::Chip;
 pub use presets::PRESETS;
 use serde::{Deserialize, Serialize};
+pub use train::*;
 
 /// A whole run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +24,8 @@ pub struct Config {
     pub data: DataConfig,
     /// How.
     pub train: TrainConfig,
+    /// How it is tried meanwhile.
+    pub eval: EvalConfig,
     /// What turns gradients into updates.
     pub optimizer: OptimizerConfig,
     /// How kernels get new weights.
@@ -79,54 +83,6 @@ impl Default for DataConfig {
     fn default() -> DataConfig {
         DataConfig::Sine { rows: 16 }
     }
-}
-
-/// How it is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Steps in all; a step is one forward and one backward pass over one batch.
-    pub steps: u64,
-    /// The learning rate.
-    pub lr: f32,
-    /// Steps whose gradients are averaged into one update.
-    pub accumulate: u64,
-    /// The run ends early once the loss is below this; 0 for never.
-    pub stop_below: f32,
-    /// What gradients are multiplied by before they enter fp16; divided out again before the update.
-    pub loss_scale: f32,
-    /// What happens when a loss or a gradient is not finite.
-    pub non_finite: NonFinite,
-    /// Whether the gradient of the input is computed too, which nobody uses.
-    pub input_gradient: bool,
-    /// The seed of all random numbers.
-    pub seed: u64,
-}
-
-impl Default for TrainConfig {
-    fn default() -> TrainConfig {
-        TrainConfig {
-            steps: 1000,
-            lr: 0.1,
-            accumulate: 1,
-            stop_below: 0.0,
-            loss_scale: 1.0,
-            non_finite: NonFinite::Fail,
-            input_gradient: false,
-            seed: 0,
-        }
-    }
-}
-
-/// What happens when a loss or a gradient is not finite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NonFinite {
-    /// The run fails.
-    #[default]
-    Fail,
-    /// The step is left out of its update, counted and reported.
-    Skip,
 }
 
 /// How kernels get new weights.
@@ -277,20 +233,11 @@ impl Config {
     ///
     /// If a value is out of its range; the message names the key.
     pub fn check(&self) -> Result<()> {
-        let t = &self.train;
         let positive = |ok: bool, key: &str, found: &dyn std::fmt::Display, expected: &str| match ok {
             true => Ok(()),
             false => Err(Error::config(format!("`{key}` is {found}, expected {expected}"))),
         };
-        positive(t.lr.is_finite() && t.lr > 0.0, "train.lr", &t.lr, "a number above 0")?;
-        positive(t.accumulate > 0, "train.accumulate", &t.accumulate, "1 or more")?;
-        positive(
-            t.loss_scale.is_finite() && t.loss_scale > 0.0,
-            "train.loss_scale",
-            &t.loss_scale,
-            "a number above 0",
-        )?;
-        positive(t.stop_below >= 0.0, "train.stop_below", &t.stop_below, "0 or more")?;
+        self.train.check()?;
         let scale = self.weights.stale_scale;
         positive(scale.is_finite() && scale >= 0.0, "weights.stale_scale", &scale, "0 or more")?;
         let DataConfig::Sine { rows } = self.data;
@@ -314,9 +261,16 @@ impl Config {
     /// What must not change between a checkpoint and the run that resumes it, as TOML. How long to train, when to
     /// stop, when to save and where to run may change.
     pub fn identity(&self) -> String {
+        let mut weights = WeightsConfig { compile_budget: 0, ..self.weights.clone() };
+        if weights.strategy == Strategy::Operand {
+            // Without compiles there is nothing to overlap.
+            let WeightsConfig { overlap, stale_scale, .. } = WeightsConfig::default();
+            (weights.overlap, weights.stale_scale) = (overlap, stale_scale);
+        }
         let fixed = Config {
-            train: TrainConfig { steps: 0, stop_below: 0.0, ..self.train.clone() },
-            weights: WeightsConfig { compile_budget: 0, ..self.weights.clone() },
+            train: self.train.identity(),
+            eval: EvalConfig::default(),
+            weights,
             device: DeviceConfig::default(),
             checkpoint: CheckpointConfig::default(),
             ..self.clone()
@@ -331,7 +285,9 @@ mod tests {
 
     #[test]
     fn a_configuration_is_read_back_as_it_was_written() {
-        for config in [Config::default(), Config::tiny()] {
+        let mut dynamic = Config::tiny();
+        dynamic.train.loss_scale = LossScale::Dynamic(DynamicScale::default());
+        for config in [Config::default(), Config::tiny(), dynamic] {
             assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
         }
     }
@@ -347,6 +303,15 @@ mod tests {
             ("[data]\nkind = \"sine\"\nrows = 0", "data.rows"),
             ("[optimizer]\nkind = \"sgd\"\nmomentum = 1.5", "optimizer.momentum"),
             ("[optimizer]\nkind = \"adamw\"\nbeta = 0.5", "beta"),
+            ("[optimizer]\nkind = \"muon\"\nadamw_lr = 0", "optimizer.adamw_lr"),
+            ("[train]\nclip = -1.0", "train.clip"),
+            ("[train.schedule]\nfloor = 2.0", "train.schedule.floor"),
+            ("[train.schedule]\nkind = \"step\"", "cosine"),
+            ("[train.loss_scale]\nstart = 0.5", "train.loss_scale.start"),
+            ("[train.loss_scale]\nmin = 0", "train.loss_scale.min"),
+            ("[train.loss_scale]\nmax = 0.5", "train.loss_scale.max"),
+            ("[train.loss_scale]\ndouble_after = 0", "train.loss_scale.double_after"),
+            ("[eval]\nbatch = 1", "batch"),
         ] {
             let e = Config::from_toml(text).unwrap_err().to_string();
             assert!(e.contains(named), "{text}: {e}");
@@ -361,7 +326,36 @@ mod tests {
         b.device.chip = "m1".into();
         b.checkpoint.every = 1;
         assert_eq!(a.identity(), b.identity());
+        b.eval.every = 7;
+        b.train.max_skips = 1;
+        assert_eq!(a.identity(), b.identity());
         b.train.lr = 0.5;
         assert_ne!(a.identity(), b.identity());
+    }
+
+    #[test]
+    fn overlap_is_part_of_the_identity_only_where_something_overlaps() {
+        let identity = |strategy, overlap, stale_scale| {
+            let weights = WeightsConfig { strategy, overlap, stale_scale, ..WeightsConfig::default() };
+            Config { weights, ..Config::tiny() }.identity()
+        };
+        let (operand, baked) = (Strategy::Operand, Strategy::Baked);
+        assert_eq!(identity(operand, true, 0.5), identity(operand, false, 1.0));
+        assert_ne!(identity(baked, true, 0.5), identity(baked, false, 0.5));
+        assert_ne!(identity(baked, true, 0.5), identity(baked, true, 1.0));
+    }
+
+    #[test]
+    fn length_is_part_of_the_identity_where_the_learning_rate_depends_on_it() {
+        let identity = |kind, steps, schedule_steps| {
+            let mut config = Config::tiny();
+            config.train.steps = steps;
+            config.train.schedule.kind = kind;
+            config.train.schedule.steps = schedule_steps;
+            config.identity()
+        };
+        assert_eq!(identity(ScheduleKind::Constant, 10, 0), identity(ScheduleKind::Constant, 20, 0));
+        assert_ne!(identity(ScheduleKind::Cosine, 10, 0), identity(ScheduleKind::Cosine, 20, 0));
+        assert_eq!(identity(ScheduleKind::Cosine, 10, 20), identity(ScheduleKind::Cosine, 20, 0));
     }
 }

@@ -1,24 +1,43 @@
 //! Optimizers: from gradients to new parameters.
 
+mod adamw;
+mod muon;
+mod sgd;
+
 use crate::error::{Error, Result};
 use crate::params::ParamSpec;
 use crate::weights_file::NamedTensor;
+use adamw::AdamW;
+use muon::Muon;
 use serde::{Deserialize, Serialize};
+use sgd::Sgd;
 
 /// What turns gradients into new parameters.
 pub trait Optimizer: Send {
-    /// Moves every parameter, given the gradient of each and the learning rate.
-    fn step(&mut self, params: &mut [Vec<f32>], gradients: &[Vec<f32>], lr: f32);
+    /// Moves every parameter, given the gradient of each.
+    fn step(&mut self, params: &mut [&mut [f32]], gradients: &[&[f32]], update: Update);
 
-    /// What it remembers from step to step: lists by name, each with one entry a parameter; empty before the first
-    /// step and for optimizers that remember nothing.
+    /// What it remembers from update to update: lists by name, each with one entry a parameter, as long as the
+    /// parameter, or empty where nothing is remembered of it.
     fn state(&self) -> Vec<(&'static str, &[Vec<f32>])>;
 
-    /// Takes back what [`state`](Optimizer::state) gave after `n_updates` updates.
-    fn restore(&mut self, n_updates: u64, state: Vec<(String, Vec<Vec<f32>>)>);
+    /// The same, to be overwritten by what was saved.
+    fn state_mut(&mut self) -> Vec<(&'static str, &mut [Vec<f32>])>;
 }
 
-/// The optimizer and its own settings, as `config.toml` has them.
+/// What an optimizer must know of an update beside the gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Updates made before this one.
+    pub index: u64,
+    /// What gradients are to be multiplied by first: the loss scale is in them, and how many were added up.
+    pub scale: f32,
+    /// The learning rate.
+    pub lr: f32,
+}
+
+/// The optimizer and its own settings, as `config.toml` has them. Weight decay is for matrices: parameters with at
+/// least two dimensions above 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum OptimizerConfig {
@@ -31,6 +50,9 @@ pub enum OptimizerConfig {
         /// Whether the gradient is looked at from one step ahead.
         #[serde(default)]
         nesterov: bool,
+        /// How much of a matrix is added to its gradient.
+        #[serde(default)]
+        weight_decay: f32,
     },
     /// Adam with decoupled weight decay (Loshchilov, Hutter 2019): `m` and `v` are running means of the gradient
     /// and its square, both corrected for starting at 0; `p -= lr (m / (sqrt(v) + epsilon) + weight_decay p)`.
@@ -44,13 +66,33 @@ pub enum OptimizerConfig {
         /// Keeps the quotient finite.
         #[serde(default = "epsilon")]
         epsilon: f32,
-        /// The share of a parameter that is taken off it at a step, times the learning rate.
+        /// The share of a matrix that is taken off it at a step, times the learning rate.
         #[serde(default)]
         weight_decay: f32,
     },
+    /// Muon (Keller Jordan 2024) for hidden matrices: the running mean of the gradient is made orthogonal by five
+    /// Newton-Schulz steps. Everything else, and the parameters named in `adamw`, is left to AdamW with betas of 0.9
+    /// and 0.95.
+    Muon {
+        /// How much of the running mean is kept at a step.
+        #[serde(default = "muon_momentum")]
+        momentum: f32,
+        /// Whether the gradient is looked at from one step ahead.
+        #[serde(default = "yes")]
+        nesterov: bool,
+        /// The share of a matrix that is taken off it at a step, times its learning rate.
+        #[serde(default)]
+        weight_decay: f32,
+        /// The learning rate of AdamW as a share of that of Muon.
+        #[serde(default = "adamw_lr")]
+        adamw_lr: f32,
+        /// Matrices that AdamW moves: embeddings and classifiers, by a part of their dotted name.
+        #[serde(default = "adamw_names")]
+        adamw: Vec<String>,
+    },
 }
 
-// The defaults of the paper.
+// The defaults of the papers, and of <https://github.com/KellerJordan/Muon>.
 fn beta1() -> f32 {
     0.9
 }
@@ -63,28 +105,41 @@ fn epsilon() -> f32 {
     1e-8
 }
 
+fn muon_momentum() -> f32 {
+    0.95
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn adamw_lr() -> f32 {
+    0.015
+}
+
+fn adamw_names() -> Vec<String> {
+    ["wte", "wpe", "embed_tokens", "lm_head", "classifier"].map(String::from).into()
+}
+
 impl Default for OptimizerConfig {
     fn default() -> OptimizerConfig {
-        OptimizerConfig::Sgd { momentum: 0.0, nesterov: false }
+        OptimizerConfig::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }
     }
 }
 
 impl OptimizerConfig {
-    /// The optimizer, before its first step.
-    pub fn optimizer(&self) -> Box<dyn Optimizer> {
+    /// The optimizer of these parameters, before its first update.
+    pub fn optimizer(&self, specs: &[ParamSpec]) -> Box<dyn Optimizer> {
         match *self {
-            OptimizerConfig::Sgd { momentum, nesterov } => {
-                Box::new(Sgd { momentum, nesterov, velocity: Vec::new() })
+            OptimizerConfig::Sgd { momentum, nesterov, weight_decay } => {
+                Box::new(Sgd::new(momentum, nesterov, weight_decay, specs))
             }
-            OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay } => Box::new(AdamW {
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
-                n_steps: 0,
-                mean: Vec::new(),
-                square: Vec::new(),
-            }),
+            OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay } => {
+                Box::new(AdamW::new(beta1, beta2, epsilon, weight_decay, specs))
+            }
+            OptimizerConfig::Muon { momentum, nesterov, weight_decay, adamw_lr, ref adamw } => {
+                Box::new(Muon::new(momentum, nesterov, weight_decay, adamw_lr, adamw, specs))
+            }
         }
     }
 
@@ -99,106 +154,57 @@ impl OptimizerConfig {
             false => Err(Error::config(format!("`optimizer.{key}` is {x}, expected {expected}"))),
         };
         let below_one = |key: &str, x: f32| within(key, x, (0.0..1.0).contains(&x), "0 or more and below 1");
+        let decay = |x: f32| within("weight_decay", x, x >= 0.0 && x.is_finite(), "0 or more");
         match *self {
-            OptimizerConfig::Sgd { momentum, nesterov } => {
+            OptimizerConfig::Sgd { momentum, nesterov, weight_decay } => {
                 below_one("momentum", momentum)?;
-                within("momentum", momentum, !nesterov || momentum > 0.0, "above 0 with `nesterov`")
+                within("momentum", momentum, !nesterov || momentum > 0.0, "above 0 with `nesterov`")?;
+                decay(weight_decay)
             }
             OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay } => {
                 below_one("beta1", beta1)?;
                 below_one("beta2", beta2)?;
                 within("epsilon", epsilon, epsilon > 0.0 && epsilon.is_finite(), "a number above 0")?;
-                within("weight_decay", weight_decay, weight_decay >= 0.0 && weight_decay.is_finite(), "0 or more")
+                decay(weight_decay)
+            }
+            OptimizerConfig::Muon { momentum, weight_decay, adamw_lr, .. } => {
+                below_one("momentum", momentum)?;
+                within("adamw_lr", adamw_lr, adamw_lr > 0.0 && adamw_lr.is_finite(), "a number above 0")?;
+                decay(weight_decay)
             }
         }
     }
 }
 
-struct Sgd {
-    momentum: f32,
-    nesterov: bool,
-    velocity: Vec<Vec<f32>>,
+/// Whether a parameter is more than a vector. Shapes carry dimensions of 1, as in `[out, in, 1, 1]`.
+fn is_matrix(spec: &ParamSpec) -> bool {
+    spec.shape.iter().filter(|&&size| size > 1).count() >= 2
 }
 
-impl Optimizer for Sgd {
-    fn step(&mut self, params: &mut [Vec<f32>], gradients: &[Vec<f32>], lr: f32) {
-        if self.momentum == 0.0 {
-            for (p, g) in params.iter_mut().flatten().zip(gradients.iter().flatten()) {
-                *p -= lr * g;
-            }
-            return;
-        }
-        begin(&mut self.velocity, params);
-        let velocity = self.velocity.iter_mut().flatten();
-        for ((p, g), v) in params.iter_mut().flatten().zip(gradients.iter().flatten()).zip(velocity) {
-            *v = self.momentum * *v + g;
-            *p -= lr * if self.nesterov { g + self.momentum * *v } else { *v };
-        }
-    }
+/// The weight decay of each parameter.
+fn decays(weight_decay: f32, specs: &[ParamSpec]) -> Vec<f32> {
+    specs.iter().map(|spec| if is_matrix(spec) { weight_decay } else { 0.0 }).collect()
+}
 
-    fn state(&self) -> Vec<(&'static str, &[Vec<f32>])> {
-        if self.velocity.is_empty() { Vec::new() } else { vec![("velocity", &self.velocity)] }
-    }
+/// Zeros for each parameter of which something is remembered.
+fn zeros(specs: &[ParamSpec], remembers: impl Fn(usize) -> bool) -> Vec<Vec<f32>> {
+    let zeros = |(i, spec): (usize, &ParamSpec)| vec![0.0; if remembers(i) { spec.n_elements() } else { 0 }];
+    specs.iter().enumerate().map(zeros).collect()
+}
 
-    fn restore(&mut self, _: u64, state: Vec<(String, Vec<Vec<f32>>)>) {
-        for (name, values) in state {
-            if name == "velocity" {
-                self.velocity = values;
+/// The sum of the squares, which for f32 numbers no f64 overflows at: it is finite if and only if they all are.
+pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
+    let square = |x: &f32| f64::from(*x) * f64::from(*x);
+    pulp::Arch::new().dispatch(|| {
+        let (chunks, rest) = x.as_chunks::<16>();
+        let mut sums = [0.0f64; 16];
+        for chunk in chunks {
+            for (sum, x) in sums.iter_mut().zip(chunk) {
+                *sum += square(x);
             }
         }
-    }
-}
-
-struct AdamW {
-    beta1: f32,
-    beta2: f32,
-    epsilon: f32,
-    weight_decay: f32,
-    n_steps: u64,
-    mean: Vec<Vec<f32>>,
-    square: Vec<Vec<f32>>,
-}
-
-impl Optimizer for AdamW {
-    fn step(&mut self, params: &mut [Vec<f32>], gradients: &[Vec<f32>], lr: f32) {
-        begin(&mut self.mean, params);
-        begin(&mut self.square, params);
-        self.n_steps += 1;
-        let n = self.n_steps.min(i32::MAX as u64) as i32;
-        let (correction1, correction2) = (1.0 - self.beta1.powi(n), 1.0 - self.beta2.powi(n));
-        let memory = self.mean.iter_mut().flatten().zip(self.square.iter_mut().flatten());
-        for ((p, g), (m, v)) in params.iter_mut().flatten().zip(gradients.iter().flatten()).zip(memory) {
-            *m = self.beta1 * *m + (1.0 - self.beta1) * g;
-            *v = self.beta2 * *v + (1.0 - self.beta2) * g * g;
-            let direction = (*m / correction1) / ((*v / correction2).sqrt() + self.epsilon);
-            *p -= lr * (direction + self.weight_decay * *p);
-        }
-    }
-
-    fn state(&self) -> Vec<(&'static str, &[Vec<f32>])> {
-        match self.n_steps {
-            0 => Vec::new(),
-            _ => vec![("mean", &self.mean), ("square", &self.square)],
-        }
-    }
-
-    fn restore(&mut self, n_updates: u64, state: Vec<(String, Vec<Vec<f32>>)>) {
-        self.n_steps = if state.is_empty() { 0 } else { n_updates };
-        for (name, values) in state {
-            match name.as_str() {
-                "mean" => self.mean = values,
-                "square" => self.square = values,
-                _ => {}
-            }
-        }
-    }
-}
-
-/// Zeros for each parameter, the first time.
-fn begin(memory: &mut Vec<Vec<f32>>, params: &[Vec<f32>]) {
-    if memory.is_empty() {
-        *memory = params.iter().map(|p| vec![0.0; p.len()]).collect();
-    }
+        sums.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>()
+    })
 }
 
 /// The names of a checkpoint's tensors of optimizer state begin so.
@@ -208,7 +214,7 @@ const PREFIX: &str = "optimizer.";
 pub(crate) fn to_tensors(optimizer: &dyn Optimizer, specs: &[ParamSpec]) -> Vec<NamedTensor> {
     let mut tensors = Vec::new();
     for (list, values) in optimizer.state() {
-        for (spec, data) in specs.iter().zip(values) {
+        for (spec, data) in specs.iter().zip(values).filter(|(_, data)| !data.is_empty()) {
             let name = format!("{PREFIX}{list}.{}", spec.name);
             tensors.push(NamedTensor { name, shape: spec.shape.clone(), data: data.clone() });
         }
@@ -216,109 +222,23 @@ pub(crate) fn to_tensors(optimizer: &dyn Optimizer, specs: &[ParamSpec]) -> Vec<
     tensors
 }
 
-/// The state that [`to_tensors`] made.
+/// Gives a new optimizer the state that [`to_tensors`] made.
 ///
 /// # Errors
 ///
-/// If a list lacks a parameter or has it in another shape.
-pub(crate) fn from_tensors(tensors: &[NamedTensor], specs: &[ParamSpec]) -> Result<Vec<(String, Vec<Vec<f32>>)>> {
-    let first = &specs[0].name;
-    let lists = tensors.iter().filter_map(|t| {
-        let list = t.name.strip_prefix(PREFIX)?.strip_suffix(first.as_str())?.strip_suffix('.')?;
-        (!list.contains('.')).then(|| list.to_string())
-    });
-    lists
-        .map(|list| {
-            let value = |spec: &ParamSpec| {
-                let name = format!("{PREFIX}{list}.{}", spec.name);
-                let found = tensors.iter().find(|t| t.name == name && t.shape == spec.shape);
-                let missing =
-                    || Error::checkpoint(format!("the checkpoint has no `{name}` of shape {:?}", spec.shape));
-                found.map(|t| t.data.clone()).ok_or_else(missing)
-            };
-            Ok((list.clone(), specs.iter().map(value).collect::<Result<_>>()?))
-        })
-        .collect()
+/// If the tensors lack something the optimizer remembers, or have it in another shape.
+pub(crate) fn restore(optimizer: &mut dyn Optimizer, tensors: &[NamedTensor], specs: &[ParamSpec]) -> Result<()> {
+    for (list, values) in optimizer.state_mut() {
+        for (spec, value) in specs.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
+            let name = format!("{PREFIX}{list}.{}", spec.name);
+            let found = tensors.iter().find(|t| t.name == name && t.shape == spec.shape);
+            let missing =
+                || Error::checkpoint(format!("the checkpoint has no `{name}` of shape {:?}", spec.shape));
+            value.copy_from_slice(&found.ok_or_else(missing)?.data);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GRADIENTS: [f32; 5] = [0.5, -1.0, 0.25, 2.0, -0.125];
-
-    /// Where a parameter of 1 goes under the gradients, each taken at the learning rate 0.1.
-    fn path(config: &OptimizerConfig) -> Vec<f32> {
-        let mut optimizer = config.optimizer();
-        let mut params = vec![vec![1.0]];
-        GRADIENTS
-            .iter()
-            .map(|&g| {
-                optimizer.step(&mut params, &[vec![g]], 0.1);
-                params[0][0]
-            })
-            .collect()
-    }
-
-    fn agree(found: &[f32], expected: &[f64]) {
-        for (f, e) in found.iter().zip(expected) {
-            assert!((f64::from(*f) - e).abs() < 1e-6, "{found:?}, expected {expected:?}");
-        }
-    }
-
-    #[test]
-    fn momentum_is_the_sum_of_all_gradients_so_far_each_faded() {
-        for nesterov in [false, true] {
-            let found = path(&OptimizerConfig::Sgd { momentum: 0.9, nesterov });
-            let mut p = 1.0f64;
-            let expected: Vec<f64> = (0..GRADIENTS.len())
-                .map(|t| {
-                    let v: f64 = (0..=t).map(|i| 0.9f64.powi((t - i) as i32) * f64::from(GRADIENTS[i])).sum();
-                    p -= 0.1 * if nesterov { f64::from(GRADIENTS[t]) + 0.9 * v } else { v };
-                    p
-                })
-                .collect();
-            agree(&found, &expected);
-        }
-    }
-
-    #[test]
-    fn adamw_divides_the_mean_by_the_root_of_the_mean_square() {
-        let config = OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
-        let mut p = 1.0f64;
-        let expected: Vec<f64> = (0..GRADIENTS.len())
-            .map(|t| {
-                // The means written out: weights that fade, divided by their sum.
-                let mean = |beta: f64, f: fn(f64) -> f64| {
-                    let weight = |i: usize| beta.powi((t - i) as i32);
-                    let sum: f64 = (0..=t).map(|i| weight(i) * f(f64::from(GRADIENTS[i]))).sum();
-                    sum / (0..=t).map(weight).sum::<f64>()
-                };
-                p -= 0.1 * (mean(0.9, |g| g) / (mean(0.99, |g| g * g).sqrt() + 1e-8) + 0.1 * p);
-                p
-            })
-            .collect();
-        agree(&path(&config), &expected);
-    }
-
-    #[test]
-    fn state_goes_through_tensors_and_back() {
-        let specs: Vec<ParamSpec> = ["fc1.weight", "fc1.bias"]
-            .map(|name| ParamSpec { name: name.into(), shape: vec![2], init: crate::params::Init::Zeros })
-            .to_vec();
-        let config = OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
-        let gradients = [vec![1.0, 2.0], vec![3.0, -4.0]];
-        let (mut a, mut b) = (config.optimizer(), config.optimizer());
-        let mut params = vec![vec![0.0; 2]; 2];
-        a.step(&mut params, &gradients, 0.1);
-        let tensors = to_tensors(&*a, &specs);
-        assert_eq!(tensors.len(), 4);
-        b.restore(1, from_tensors(&tensors, &specs).unwrap());
-        let mut other = params.clone();
-        a.step(&mut params, &gradients, 0.1);
-        b.step(&mut other, &gradients, 0.1);
-        assert_eq!(params, other);
-        let e = from_tensors(&tensors[..3], &specs).unwrap_err();
-        assert!(e.is_checkpoint() && e.to_string().contains("optimizer.square.fc1.bias"), "{e}");
-    }
-}
+mod tests;

@@ -18,6 +18,8 @@ pub struct Stats {
     pub compile_busy_s: f64,
     /// Time training stood still for a compile: what overlap did not hide.
     pub compile_wait_s: f64,
+    /// Time the host took to try the model on the validation data.
+    pub eval_s: f64,
     /// Time compiles took in the background while training went on.
     pub compile_hidden_s: f64,
     /// Compiles.
@@ -36,15 +38,44 @@ pub struct Stats {
     pub resumed_at: Vec<u64>,
 }
 
-/// The final weights on the first batch, computed on the host in f32.
+/// The final weights on the first batch that is trained on, computed on the host in f32.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// The loss.
     pub loss: f32,
-    /// The first channels of the prediction's first row.
+    /// For a target of classes: the share of those that count whose logit is the largest.
+    pub accuracy: Option<f64>,
+    /// For other targets: the first channels of the prediction's first row.
     pub prediction: Vec<f32>,
     /// The same of the target.
     pub target: Vec<f32>,
+}
+
+/// Weights on data they are not trained on, computed on the host in f32.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Validation {
+    /// The mean over the targets that count.
+    pub loss: f64,
+    /// For a target of classes: the share of those that count whose logit is the largest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Targets that count.
+    pub n_targets: u64,
+    /// Batches they were in.
+    pub n_batches: u64,
+    /// Whether no loss of this run was lower before.
+    pub best: bool,
+}
+
+/// The lowest validation loss of a run so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps done by then.
+    pub step: u64,
+    /// The loss.
+    pub loss: f64,
+    /// The accuracy, where there is one.
+    pub accuracy: Option<f64>,
 }
 
 /// A run in figures.
@@ -70,6 +101,10 @@ pub struct Report {
     pub converged: bool,
     /// The loss of the last step, before its update.
     pub last_loss: Option<f32>,
+    /// The learning rate of the last step.
+    pub lr: f32,
+    /// What gradients were multiplied by at last before they entered fp16.
+    pub loss_scale: f32,
     /// The counters.
     pub stats: Stats,
     /// Floating-point operations of a step in matrix products on the device.
@@ -78,15 +113,19 @@ pub struct Report {
     pub host_flops_per_step: u64,
     /// Elements of all parameters.
     pub n_params: usize,
-    /// What the final weights do.
+    /// What the final weights do on what they were trained on.
     pub evaluation: Evaluation,
+    /// What they do on the validation part, where there is one.
+    pub validation: Option<Validation>,
+    /// When the validation loss was lowest.
+    pub best: Option<Best>,
 }
 
 impl Report {
-    /// Wall time that was neither training nor waiting for a compile, in seconds.
+    /// Wall time that was neither training, evaluation, nor waiting for a compile, in seconds.
     pub fn overhead_s(&self) -> f64 {
         let s = &self.stats;
-        (s.wall_s - s.device_s - s.host_s - s.compile_wait_s).max(0.0)
+        (s.wall_s - s.device_s - s.host_s - s.compile_wait_s - s.eval_s).max(0.0)
     }
 }
 
@@ -132,6 +171,9 @@ impl fmt::Display for Report {
         time(f, "device", s.device_s)?;
         time(f, "host", s.host_s)?;
         time(f, "waiting for compiles", s.compile_wait_s)?;
+        if s.eval_s > 0.0 {
+            time(f, "evaluation", s.eval_s)?;
+        }
         time(f, "everything else", self.overhead_s())?;
         writeln!(
             f,
@@ -157,9 +199,30 @@ impl fmt::Display for Report {
             Some(loss) => writeln!(f, "Loss of the last step   {loss:.9}")?,
             None => writeln!(f, "Loss of the last step   none")?,
         }
-        writeln!(f, "Final weights, computed on the host in f32: loss {:.9}", self.evaluation.loss)?;
-        writeln!(f, "  prediction {}", numbers(&self.evaluation.prediction))?;
-        write!(f, "  target     {}", numbers(&self.evaluation.target))
+        writeln!(f, "Learning rate, at last  {}", self.lr)?;
+        writeln!(f, "Loss scale, at last     {}", self.loss_scale)?;
+        let accuracy = |a: Option<f64>| a.map_or(String::new(), |a| format!(", accuracy {:.2} %", 100.0 * a));
+        let e = &self.evaluation;
+        writeln!(f, "Final weights, computed on the host in f32:")?;
+        write!(f, "  first training batch  loss {:.9}{}", e.loss, accuracy(e.accuracy))?;
+        if e.accuracy.is_none() {
+            write!(f, "\n    prediction {}", numbers(&e.prediction))?;
+            write!(f, "\n    target     {}", numbers(&e.target))?;
+        }
+        if let Some(v) = &self.validation {
+            write!(f, "\n  validation            loss {:.9}{}", v.loss, accuracy(v.accuracy))?;
+            write!(f, " ({} targets)", v.n_targets)?;
+        }
+        if let Some(b) = &self.best {
+            write!(
+                f,
+                "\nBest validation         loss {:.9}{}, after {} steps",
+                b.loss,
+                accuracy(b.accuracy),
+                b.step
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -1,23 +1,31 @@
 //! The trainer: one step after the other, with everything in sight.
 
+mod compiling;
+mod evaluate;
 mod kernels;
 pub(crate) mod plan;
+mod precision;
 pub(crate) mod programs;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{Config, Io, NonFinite, Strategy};
+use crate::config::{Config, Io, Strategy};
 use crate::data::{Data, Part};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Built, Graph, Model};
-use crate::optim::{self, Optimizer};
+use crate::optim::{self, Optimizer, Update};
 use crate::params::ParamSpec;
 use crate::random::Random;
-use crate::report::{Evaluation, Report, Stats};
+use crate::report::{Best, Report, Stats, Validation};
 use crate::weights_file::NamedTensor;
+use anemone_mil::ir::DType;
+use compiling::Cut;
+pub use evaluate::Evaluator;
+use evaluate::Forward;
 use kernels::{Background, Compiler, Kernels, Work};
 pub use plan::{Description, HostOp, ProgramUse};
-use plan::{Environment, Part as PlanPart, Target, TrainPlan};
+use plan::{Environment, Part as PlanPart, TrainPlan};
+use precision::Precision;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,8 +71,12 @@ pub struct Trainer {
     n_compiles_before: usize,
     clock: Instant,
     finished: bool,
-    evaluator: Evaluator,
+    /// Whether this process found that fp32 inputs and outputs are refused.
+    io_fell_back: bool,
     built: Built,
+    forward: Forward,
+    /// What the weights do on the validation data, and the steps done by then.
+    validated: Option<(u64, Validation)>,
 }
 
 /// What goes into a checkpoint beside the parameters.
@@ -78,12 +90,15 @@ struct State {
     last_loss: Option<f32>,
     /// The element type of the programs' inputs and outputs that turned out to work.
     io: Io,
+    precision: Precision,
+    best: Option<Best>,
     stats: Stats,
 }
 
 /// The update that is being accumulated.
 #[derive(Default)]
 struct Batch {
+    /// The sums so far; not used for batches of one step, whose gradients stay where they are.
     gradients: Vec<Vec<f32>>,
     /// Steps whose gradients are in.
     n_added: u64,
@@ -120,6 +135,15 @@ pub struct StepReport {
     pub staleness: u64,
     /// Whether this step was left out of its update because its loss was not finite.
     pub skipped: bool,
+    /// Whether the update that this step ended was left out because of numbers that were not finite.
+    pub update_skipped: bool,
+    /// The learning rate of the update this step belongs to.
+    pub lr: f32,
+    /// What this step's gradients were multiplied by before they entered fp16.
+    pub loss_scale: f32,
+    /// If this step ended an update: the norm of all gradients together, before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<f64>,
     /// Time the device took, copies to and from it included, in microseconds.
     pub device_us: f64,
     /// Time the host took, in microseconds.
@@ -128,6 +152,9 @@ pub struct StepReport {
     pub compile_wait_us: f64,
     /// Compiles of the whole run so far.
     pub compiles: u64,
+    /// What the weights do on the validation data, where it was time to look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
 }
 
 impl Trainer {
@@ -160,7 +187,7 @@ impl Trainer {
         let specs: Vec<ParamSpec> = built.params.iter().map(|(spec, _)| spec.clone()).collect();
         let params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
         let Cut { plan, compiler, io, n_fallbacks } = Cut::new(config, &built, &device, config.weights.io)?;
-        let evaluator = Evaluator::new(&built)?;
+        let forward = Forward::new(&built, &*data)?;
         let n_compiles_before = device.usage().n_compiles;
         let trainer = Trainer {
             device,
@@ -174,20 +201,24 @@ impl Trainer {
                 update: 0,
                 last_loss: None,
                 io,
+                precision: Precision::new(&config.train.loss_scale),
+                best: None,
                 stats: Stats { n_io_fallbacks: n_fallbacks, ..Stats::default() },
             },
             begun_at: 0,
             n_compiles_before,
             clock: Instant::now(),
             finished: config.train.steps == 0,
-            optimizer: config.optimizer.optimizer(),
+            io_fell_back: io != config.weights.io,
+            optimizer: config.optimizer.optimizer(&specs),
             config: config.clone(),
             data,
             plan,
             specs,
             params,
-            evaluator,
             built,
+            forward,
+            validated: None,
         };
         trainer.check_budget()?;
         Ok(trainer)
@@ -214,17 +245,21 @@ impl Trainer {
                 found.map(|t| t.data.clone()).ok_or_else(missing)
             })
             .collect::<Result<_>>()?;
+        let mut optimizer = self.config.optimizer.optimizer(&self.specs);
+        optim::restore(&mut *optimizer, &checkpoint.tensors, &self.specs)?;
+        let mut n_fallbacks = 0;
         if state.io != self.state.io {
             // Where fp32 was taken, it may not be taken here.
             let cut = Cut::new(&self.config, &self.built, &self.device, state.io)?;
             self.environment = cut.plan.environment();
             (self.plan, self.compiler, state.io) = (cut.plan, cut.compiler, cut.io);
-            state.stats.n_io_fallbacks += cut.n_fallbacks;
+            n_fallbacks = cut.n_fallbacks;
+            state.stats.n_io_fallbacks += n_fallbacks;
         }
-        let memory = optim::from_tensors(&checkpoint.tensors, &self.specs)?;
+        self.io_fell_back = n_fallbacks > 0;
         self.params = params;
-        self.optimizer = self.config.optimizer.optimizer();
-        self.optimizer.restore(state.update, memory);
+        self.optimizer = optimizer;
+        self.validated = None;
         self.begun_at = state.step;
         self.n_compiles_before = self.device.usage().n_compiles;
         self.finished = state.step >= self.config.train.steps || self.converged(state.last_loss);
@@ -266,6 +301,9 @@ impl Trainer {
         let device_s = self.forward_and_backward()?;
         let loss = self.environment.loss();
         let skipped = !loss.is_finite();
+        let first = step - self.batch.n_steps;
+        let lr = self.config.train.lr_at(first);
+        let loss_scale = self.state.precision.scale;
         if skipped {
             self.not_finite(&format!("the loss of step {step} is {loss}"))?;
         } else {
@@ -276,11 +314,13 @@ impl Trainer {
         self.state.last_loss = Some(loss);
 
         let before = self.state.stats.compile_wait_s;
-        if self.batch.n_steps == self.config.train.accumulate || self.state.step == self.config.train.steps {
-            self.end_batch()?;
-        }
+        let n_updates = self.state.update;
+        let ends =
+            self.batch.n_steps == self.config.train.accumulate || self.state.step == self.config.train.steps;
+        let gradient_norm = if ends { self.end_batch(lr)? } else { None };
         let wait_s = self.state.stats.compile_wait_s - before;
         let step_s = started.elapsed().as_secs_f64() - wait_s;
+        let validation = if ends && self.is_validated_after(first) { self.validate()? } else { None };
         self.state.stats.device_s += device_s;
         self.state.stats.host_s += step_s - device_s;
         Ok(Event::Step(StepReport {
@@ -289,10 +329,15 @@ impl Trainer {
             update: self.state.update,
             staleness,
             skipped,
+            update_skipped: ends && self.state.update == n_updates,
+            lr,
+            loss_scale,
+            gradient_norm,
             device_us: device_s * 1e6,
             host_us: (step_s - device_s) * 1e6,
             compile_wait_us: (wait_s + waited) * 1e6,
             compiles: self.n_compiles(),
+            validation,
         }))
     }
 
@@ -301,9 +346,10 @@ impl Trainer {
         self.batch.n_steps == 0 && self.background.is_none()
     }
 
-    /// Whether fp32 inputs and outputs were asked for, but refused by the device, so that they are fp16.
+    /// Whether fp32 inputs and outputs were asked for, but the device refuses them, so that they are fp16. After a
+    /// checkpoint was resumed: whether they were fp32 up to there.
     pub fn io_fell_back(&self) -> bool {
-        self.state.io != self.config.weights.io
+        self.io_fell_back
     }
 
     /// What a step does where.
@@ -319,6 +365,18 @@ impl Trainer {
     /// Steps done.
     pub fn n_steps(&self) -> u64 {
         self.state.step
+    }
+
+    /// How many targets a step has, and what they are.
+    pub fn examples(&self) -> (u64, &'static str) {
+        let shape = |ty: anemone_mil::ir::TensorType| ty.fixed_shape().unwrap_or_default();
+        let (input, target) = (self.data.input(), self.data.target());
+        let n: usize = match target.dtype {
+            DType::Int32 => shape(target).iter().product(),
+            // Channels belong together.
+            _ => shape(target).iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, n)| n).product(),
+        };
+        (n as u64, if input.dtype == DType::Int32 { "tokens" } else { "rows" })
     }
 
     /// Everything needed to go on from here, bit for bit.
@@ -349,13 +407,15 @@ impl Trainer {
         self.specs.iter().zip(&self.params).map(tensor).collect()
     }
 
-    /// The run so far.
+    /// The run so far, with what the weights do now on the validation data.
     ///
     /// # Errors
     ///
     /// If the model cannot be computed on the host.
     pub fn report(&mut self) -> Result<Report> {
-        let evaluation = self.evaluator.run(&self.params, &mut *self.data)?;
+        let validation = self.validate()?;
+        let params: Vec<&[f32]> = self.params.iter().map(Vec::as_slice).collect();
+        let evaluation = self.forward.first_batch(&params, &mut *self.data)?;
         let n_params = self.params.iter().map(Vec::len).sum();
         Ok(Report {
             device: self.device.name(),
@@ -368,11 +428,15 @@ impl Trainer {
             accumulate: self.config.train.accumulate,
             converged: self.converged(self.state.last_loss),
             last_loss: self.state.last_loss,
+            lr: self.config.train.lr_at(self.state.step.saturating_sub(1)),
+            loss_scale: self.state.precision.scale,
             stats: self.stats(),
             device_flops_per_step: self.plan.description().device_flops,
             host_flops_per_step: self.plan.description().host_flops,
             n_params,
             evaluation,
+            validation,
+            best: self.state.best.clone(),
         })
     }
 
@@ -396,7 +460,7 @@ impl Trainer {
         let e = &mut self.environment;
         let (x, target) = e.batch_mut();
         self.data.batch(Part::Train, self.state.step, x, target)?;
-        e.begin(self.config.train.loss_scale);
+        e.begin(self.state.precision.scale);
         let Some(kernels) = &mut self.kernels else { return Err(Error::config("there are no kernels")) };
         let mut device_s = 0.0;
         // What only gradients need is done while the device works, if it is worth another thread.
@@ -424,149 +488,110 @@ impl Trainer {
 
     /// Adds the step's gradients to the batch's.
     fn accumulate(&mut self) {
-        let e = &self.environment;
-        if self.batch.gradients.is_empty() {
-            self.batch.gradients = self.params.iter().map(|p| vec![0.0; p.len()]).collect();
-        }
-        for (i, sum) in self.batch.gradients.iter_mut().enumerate() {
-            sum.iter_mut().zip(e.gradient(i)).for_each(|(sum, g)| *sum += g);
+        let gradients = (0..self.params.len()).map(|i| self.environment.gradient(i));
+        if self.config.train.accumulate > 1 {
+            if self.batch.gradients.is_empty() {
+                self.batch.gradients = self.params.iter().map(|p| vec![0.0; p.len()]).collect();
+            }
+            let first = self.batch.n_added == 0;
+            for (sum, gradient) in self.batch.gradients.iter_mut().zip(gradients) {
+                if first {
+                    sum.copy_from_slice(gradient);
+                } else {
+                    sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+                }
+            }
         }
         self.batch.n_added += 1;
     }
 
-    /// The update, and the kernels for the next batch.
-    fn end_batch(&mut self) -> Result<()> {
-        if let Err(e) = self.update() {
+    /// The update, and the kernels for the next batch; gives the norm of the gradients.
+    fn end_batch(&mut self, lr: f32) -> Result<Option<f64>> {
+        let result = self.update(lr);
+        let n_steps = std::mem::take(&mut self.batch.n_steps);
+        self.batch.n_added = 0;
+        if result.is_err() {
             // The last update is where the run stands; it can be saved there.
-            self.state.step -= self.batch.n_steps;
-            self.batch.n_steps = 0;
-            self.batch.n_added = 0;
-            self.batch.gradients.clear();
-            return Err(e);
+            self.state.step -= n_steps;
+            return result;
         }
-        self.batch.n_steps = 0;
         let over = self.state.step == self.config.train.steps || self.converged(self.state.last_loss);
-        let was_stale = std::mem::take(&mut self.batch.stale);
-        if let Some((background, update)) = self.background.take() {
-            self.swap(background);
-            self.batch.kernel_update = update;
-        } else if !over && self.config.weights.strategy == Strategy::Operand {
-            self.prepare()?;
-            if let Some(kernels) = &mut self.kernels {
-                kernels.write_weights(&self.plan.weights(&self.environment, &self.params))?;
-            }
-            self.batch.kernel_update = self.state.update;
-        } else if !over && self.overlaps() && !was_stale && self.kernels.is_some() {
-            self.prepare()?;
-            let weights = self.plan.weights(&self.environment, &self.params);
-            match self.compiler.compile_in_background(weights.into_iter().map(<[f32]>::to_vec).collect()) {
-                Ok(background) => {
-                    self.background = Some((background, self.state.update));
-                    self.batch.stale = true;
-                }
-                Err(_) => {
-                    self.state.stats.n_background_failures += 1;
-                    self.kernels = None;
-                }
-            }
-        } else if !over {
-            self.kernels = None;
-        }
+        self.renew_kernels(over)?;
         self.finished = over;
-        Ok(())
+        result
     }
 
-    /// Takes the kernels compiled meanwhile, which lack the update that was made meanwhile.
-    fn swap(&mut self, background: Background) {
-        let start = Instant::now();
-        let result = background.finish();
-        let waited_s = start.elapsed().as_secs_f64();
-        self.state.stats.compile_wait_s += waited_s;
-        let (result, stats) = result;
-        let busy_s = stats.busy.as_secs_f64();
-        self.state.stats.compile_busy_s += busy_s;
-        self.state.stats.compile_hidden_s += (busy_s - waited_s).max(0.0);
-        self.state.stats.n_retries += stats.n_retries;
-        match result {
-            Ok(kernels) => self.kernels = Some(kernels),
-            Err(_) => {
-                // The next step compiles in the foreground, and says what is wrong if it still is.
-                self.state.stats.n_background_failures += 1;
-                self.kernels = None;
-            }
+    /// Moves the parameters by the batch's mean gradient, whose norm it gives, or leaves the update out.
+    fn update(&mut self, lr: f32) -> Result<Option<f64>> {
+        let n = self.batch.n_added;
+        if n == 0 {
+            self.state.precision.left_out(&self.config.train)?;
+            return Ok(None);
         }
-    }
-
-    /// Moves the parameters by the batch's mean gradient, and begins another batch.
-    fn update(&mut self) -> Result<()> {
-        let n = std::mem::take(&mut self.batch.n_added);
-        let staleness = if self.batch.stale { self.config.weights.stale_scale } else { 1.0 };
-        let scale = staleness / (n.max(1) as f32 * self.config.train.loss_scale);
-        let mut finite = true;
-        for g in self.batch.gradients.iter_mut().flatten() {
-            finite &= g.is_finite();
-            *g *= scale;
-        }
-        if !finite {
+        let gradients: Vec<&[f32]> = match self.config.train.accumulate {
+            1 => (0..self.params.len()).map(|i| self.environment.gradient(i)).collect(),
+            _ => self.batch.gradients.iter().map(Vec::as_slice).collect(),
+        };
+        // The sum of f32 squares in f64 is finite if and only if all of them are.
+        let squares: f64 = gradients.iter().map(|g| optim::sum_of_squares(g)).sum();
+        let divisor = n as f32 * self.state.precision.scale;
+        let norm = squares.sqrt() / f64::from(divisor);
+        if !norm.is_finite() {
             self.not_finite(&format!("a gradient of update {} is not finite", self.state.update))?;
-        } else if n > 0 {
-            self.optimizer.step(&mut self.params, &self.batch.gradients, self.config.train.lr);
-            self.state.update += 1;
+            self.state.precision.left_out(&self.config.train)?;
+            return Ok(Some(norm));
         }
-        self.batch.gradients.iter_mut().for_each(|g| g.fill(0.0));
-        Ok(())
+        let stale_scale = if self.batch.stale { self.config.weights.stale_scale } else { 1.0 };
+        let clip = f64::from(self.config.train.clip);
+        let shorter = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
+        let update = Update { index: self.state.update, scale: shorter * stale_scale / divisor, lr };
+        let mut params: Vec<&mut [f32]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
+        self.optimizer.step(&mut params, &gradients, update);
+        self.state.update += 1;
+        self.state.precision.made(&self.config.train.loss_scale);
+        Ok(Some(norm))
+    }
+
+    /// Whether the batch of gradients that began at step `first` and has just ended is one to validate after.
+    fn is_validated_after(&self, first: u64) -> bool {
+        let every = self.config.eval.every;
+        every > 0 && (self.finished || first / every < self.state.step / every)
+    }
+
+    /// What the weights do on the validation data, where there is some; kept as the best if it is.
+    fn validate(&mut self) -> Result<Option<Validation>> {
+        if self.data.n_validation_batches() == 0 {
+            return Ok(None);
+        }
+        let step = self.state.step;
+        if let Some((at, validation)) = &self.validated
+            && *at == step
+        {
+            return Ok(Some(validation.clone()));
+        }
+        let start = Instant::now();
+        let params: Vec<&[f32]> = self.params.iter().map(Vec::as_slice).collect();
+        let mut validation = self.forward.validate(&params, &mut *self.data, self.config.eval.batches)?;
+        let best = self.state.best.as_ref().map_or(f64::INFINITY, |best| best.loss);
+        validation.best = validation.loss < best;
+        if validation.best {
+            let Validation { loss, accuracy, .. } = validation;
+            self.state.best = Some(Best { step, loss, accuracy });
+        }
+        self.validated = Some((step, validation.clone()));
+        self.state.stats.eval_s += start.elapsed().as_secs_f64();
+        Ok(Some(validation))
     }
 
     /// Counts numbers that are not finite, or fails, as the policy says.
     fn not_finite(&mut self, what: &str) -> Result<()> {
-        match self.config.train.non_finite {
-            NonFinite::Skip => {
-                self.state.stats.n_skipped += 1;
-                Ok(())
-            }
-            NonFinite::Fail => Err(Error::non_finite(format!(
-                "{what}: lower `train.lr`, change `train.loss_scale`, or set `train.non_finite = \"skip\"`"
-            ))),
+        if self.config.train.skips_non_finite() {
+            self.state.stats.n_skipped += 1;
+            return Ok(());
         }
-    }
-
-    /// Computes what the device's weights are made of from the parameters.
-    fn prepare(&mut self) -> Result<()> {
-        self.plan.prepare(&mut self.environment, &self.params)
-    }
-
-    fn compile_now(&mut self) -> Result<()> {
-        self.prepare()?;
-        let start = Instant::now();
-        let (result, stats) = self.compiler.compile(&self.plan.weights(&self.environment, &self.params));
-        self.state.stats.compile_wait_s += start.elapsed().as_secs_f64();
-        self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
-        self.state.stats.n_retries += stats.n_retries;
-        self.kernels = Some(result?);
-        self.batch.kernel_update = self.state.update;
-        Ok(())
-    }
-
-    /// The most compiles this process uses.
-    fn budget(&self) -> usize {
-        let own = match self.config.weights.compile_budget {
-            0 => usize::MAX,
-            n => n,
-        };
-        own.min(self.device.limits().max_compiles().unwrap_or(usize::MAX))
-    }
-
-    /// Whether the kernels that will be needed next cannot be compiled any more.
-    fn out_of_compiles(&self) -> bool {
-        let needed = match (&self.kernels, self.config.weights.strategy) {
-            (None, _) => true,
-            (Some(_), Strategy::Operand) => false,
-            // The batch that begins now compiles at its end, unless it is the last.
-            (Some(_), Strategy::Baked) => {
-                self.overlaps() && self.state.step + self.config.train.accumulate < self.config.train.steps
-            }
-        };
-        needed && self.device.usage().n_compiles + self.compiler.n_programs() > self.budget()
+        Err(Error::non_finite(format!(
+            "{what}: lower `train.lr`, change `train.loss_scale`, or set `train.non_finite = \"skip\"`"
+        )))
     }
 
     fn restart(&mut self, why: String) -> Result<Event> {
@@ -582,21 +607,6 @@ impl Trainer {
         Ok(Event::Restart(why))
     }
 
-    /// Every process must get somewhere: its compiles must suffice for at least one update.
-    fn check_budget(&self) -> Result<()> {
-        let n = self.compiler.n_programs();
-        let needed = if self.overlaps() { 2 * n } else { n };
-        if self.budget() >= needed {
-            return Ok(());
-        }
-        Err(Error::config(format!(
-            "a budget of {} compiles a process is too small: one update takes {needed} ({n} programs{}); raise \
-             `weights.compile_budget` or use the strategy `operand`",
-            self.budget(),
-            if self.overlaps() { ", twice with overlap" } else { "" }
-        )))
-    }
-
     fn n_compiles(&self) -> u64 {
         self.state.stats.n_compiles + (self.device.usage().n_compiles - self.n_compiles_before) as u64
     }
@@ -608,72 +618,5 @@ impl Trainer {
             n_compiles: self.n_compiles(),
             ..self.state.stats.clone()
         }
-    }
-}
-
-/// The plan for the wished element type of inputs and outputs, or for fp16 where that is refused.
-struct Cut {
-    plan: TrainPlan,
-    compiler: Arc<Compiler>,
-    io: Io,
-    n_fallbacks: u64,
-}
-
-impl Cut {
-    fn new(config: &Config, built: &Built, device: &Arc<dyn Device>, io: Io) -> Result<Cut> {
-        let strategy = config.weights.strategy;
-        let with = |io| -> Result<(TrainPlan, Compiler)> {
-            let target = Target {
-                limits: device.limits(),
-                strategy,
-                overlap: strategy == Strategy::Baked && config.weights.overlap,
-                io,
-                config: &config.plan,
-                input_gradient: config.train.input_gradient,
-            };
-            let plan = TrainPlan::new(built, target)?;
-            let compiler = Compiler::new(device.clone(), &plan, strategy, io)?;
-            Ok((plan, compiler))
-        };
-        let (io, n_fallbacks, (plan, compiler)) = match with(io) {
-            Err(e) if e.is_refused() && io == Io::Fp32 => (Io::Fp16, 1, with(Io::Fp16)?),
-            result => (io, 0, result?),
-        };
-        Ok(Cut { plan, compiler: Arc::new(compiler), io, n_fallbacks })
-    }
-}
-
-/// The model's forward part on the host in f32, to see what the final weights do without a compile.
-struct Evaluator {
-    plan: crate::soft::plan::Plan,
-    memory: crate::soft::steps::Memory,
-}
-
-impl Evaluator {
-    fn new(built: &crate::nn::Built) -> Result<Evaluator> {
-        let program = anemone_mil::validate(built.program.clone(), &anemone_mil::Limits::none())?;
-        let plan = crate::soft::plan::Plan::new(program.main(), &anemone_mil::Weights::new())?;
-        let memory = plan.memory();
-        Ok(Evaluator { plan, memory })
-    }
-
-    /// The loss, and the first row of the prediction beside that of the target.
-    fn run(&mut self, params: &[Vec<f32>], data: &mut dyn Data) -> Result<Evaluation> {
-        // The graph declares input, target, then parameters, and returns loss and prediction.
-        let [mut x, mut target] =
-            [data.input(), data.target()].map(|ty| vec![0.0; ty.n_elements().unwrap_or_default()]);
-        data.batch(Part::Train, 0, &mut x, &mut target)?;
-        for (i, values) in [&x, &target].into_iter().chain(params).enumerate() {
-            self.memory.input_mut(&self.plan, i).copy_from_slice(values);
-        }
-        self.plan.run(&mut self.memory)?;
-        // The first channels of row 0.
-        let rows = data.target().fixed_shape().unwrap_or_default().iter().skip(2).product::<usize>().max(1);
-        let first = |v: &[f32]| v.iter().step_by(rows).take(8).copied().collect();
-        Ok(Evaluation {
-            loss: self.memory.output(&self.plan, 0)[0],
-            prediction: first(self.memory.output(&self.plan, 1)),
-            target: first(&target),
-        })
     }
 }

@@ -114,7 +114,7 @@ fn a_step_on_the_device_goes_along_the_gradients_calculated_independently() {
         let mut config = Config::default();
         config.train.lr = 1.0;
         config.train.steps = 1;
-        config.train.loss_scale = loss_scale;
+        config.train.loss_scale = f32::into(loss_scale);
         config.weights.strategy = strategy;
         config.weights.io = io;
         let data = Box::new(Batch(self::fixture()));

@@ -221,7 +221,7 @@ fn a_run_ends_below_its_threshold() {
 fn a_loss_scale_is_divided_out_again() {
     let plain = run(&tiny(200, OPERAND));
     let mut config = tiny(200, OPERAND);
-    config.train.loss_scale = 1024.0;
+    config.train.loss_scale = 1024.0.into();
     let scaled = run(&config);
     let deviation =
         |a: &Run, b: &Run| a.losses().iter().zip(b.losses()).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f32::max);
@@ -263,7 +263,7 @@ fn numbers_that_are_not_finite_end_the_run_or_are_counted() {
 fn an_update_that_is_not_finite_changes_nothing() {
     for strategy in STRATEGIES {
         let mut config = small(12, strategy);
-        config.train.loss_scale = 1e12;
+        config.train.loss_scale = 1e12.into();
         let initial = run(&small(0, strategy)).weights;
         let mut trainer = Trainer::new(&config, open(&config)).unwrap();
         let e = loop {

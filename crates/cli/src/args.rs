@@ -11,6 +11,7 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Examples:
   anemone train                        train the preset `tiny`, a two-layer network
+  anemone eval runs/tiny               how good are its weights?
   anemone devices                      what this machine can train on
   anemone doctor                       what its engine can do, tried
   anemone check model.mil              is this program right?
@@ -37,6 +38,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Train(Train),
+    Eval(Eval),
     Check(Check),
     Fmt(Fmt),
     Devices(Devices),
@@ -58,6 +60,7 @@ Examples:
   anemone train                                  the preset `tiny`, in runs/tiny
   anemone train --weights operand --steps 500    weights passed in instead of compiled in
   anemone train my.toml --run-dir runs/mine      your own configuration
+  anemone train my.toml --lr 3e-4 --clip 1       ... with another learning rate, gradients clipped
   anemone train --resume --run-dir runs/mine     go on where it was saved
   anemone train --chip m1 --json --quiet         the rules of an M1; the report as JSON
 
@@ -85,6 +88,22 @@ pub(crate) struct Train {
     /// The learning rate [config: train.lr]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub(crate) lr: Option<f32>,
+
+    /// Steps whose gradients are averaged into one update [config: train.accumulate]
+    #[arg(long, value_name = "N")]
+    pub(crate) accumulate: Option<u64>,
+
+    /// The largest norm of the gradients, to which longer ones are shortened; 0 for any [config: train.clip]
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    pub(crate) clip: Option<f32>,
+
+    /// The seed of all random numbers [config: train.seed]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// Look at the validation data every so many steps; 0 for only at the end [config: eval.every]
+    #[arg(long, value_name = "N")]
+    pub(crate) eval_every: Option<u64>,
 
     /// Where to run: `auto` takes the best that is known to work [config: device.select]
     #[arg(long, value_parser = select())]
@@ -135,9 +154,41 @@ pub(crate) struct Train {
     #[arg(long, short)]
     pub(crate) quiet: bool,
 
-    /// Make device calls fail on purpose; see below [config: device.inject]
+    /// Make device calls fail on purpose; see below. Holds for this call alone
     #[arg(long, value_name = "FAULTS")]
     pub(crate) inject: Option<Faults>,
+}
+
+/// Evaluate a run's weights on its validation data: loss and, for classes, accuracy
+///
+/// Computed on the host in f32. Where the data has no validation part, the first batch that was trained on is taken.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone eval runs/tiny                                          the final weights, or those of the checkpoint
+  anemone eval runs/mine --weights runs/mine/best.safetensors     the best
+  anemone eval runs/mine --batches 0 --json | jq .loss            on all of the data
+
+Exit codes:
+  0  evaluated
+  1  failed: a file is missing or damaged, or the weights are of another model
+  2  the command line is wrong")]
+pub(crate) struct Eval {
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+
+    /// A safetensors file or a checkpoint (`*.anemone`) with other weights of the same model
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
+
+    /// Take at most so many batches; 0 for all [config: eval.batches]
+    #[arg(long, value_name = "N")]
+    pub(crate) batches: Option<u64>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Check MIL programs: syntax, names, types, weights, and the rules of a chip's Neural Engine

@@ -6,6 +6,7 @@ mod check;
 mod devices;
 mod doctor;
 mod engine;
+mod eval;
 mod fmt;
 mod input;
 mod inspect;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
 fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     match command {
         Command::Train(args) => train::run(args, out),
+        Command::Eval(args) => eval::run(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Fmt(args) => fmt::run(args, out),
         Command::Devices(args) => devices::run(args, out),

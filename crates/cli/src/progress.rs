@@ -2,6 +2,7 @@
 //!
 //! All of it goes to standard error, so that standard output has the report alone.
 
+use anemone::report::Validation;
 use anemone::train::StepReport;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
@@ -18,16 +19,30 @@ pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     n_steps: u64,
     drawn: Instant,
+    /// How many examples a step has, and what they are called.
+    examples: (u64, &'static str),
+    /// Steps since the last line or drawing, and the time they took in microseconds.
+    since: (u64, f64),
+    validation: Option<Validation>,
 }
 
 impl Progress {
     pub(crate) fn new(quiet: bool) -> Progress {
-        Progress { quiet, bar: None, n_steps: 0, drawn: Instant::now() }
+        Progress {
+            quiet,
+            bar: None,
+            n_steps: 0,
+            drawn: Instant::now(),
+            examples: (0, ""),
+            since: (0, 0.0),
+            validation: None,
+        }
     }
 
-    /// Begins to count steps, from `step` to `n_steps`.
-    pub(crate) fn begin(&mut self, step: u64, n_steps: u64) {
+    /// Begins to count steps, from `step` to `n_steps`, of so many examples each.
+    pub(crate) fn begin(&mut self, step: u64, n_steps: u64, examples: (u64, &'static str)) {
         self.n_steps = n_steps;
+        self.examples = examples;
         if self.quiet || !stderr().is_terminal() {
             return;
         }
@@ -44,17 +59,42 @@ impl Progress {
         if self.quiet {
             return;
         }
+        if let Some(validation) = &step.validation {
+            self.validation = Some(validation.clone());
+        }
+        self.since.0 += 1;
+        self.since.1 += step.device_us + step.host_us + step.compile_wait_us;
         let done = step.step + 1;
         if let Some(bar) = &self.bar {
             if self.drawn.elapsed() >= REDRAW || done == self.n_steps {
-                bar.set_message(format!("loss {:.6}  {} compiles", step.loss, step.compiles));
+                bar.set_message(self.describe(step));
                 bar.set_position(done);
                 self.drawn = Instant::now();
+                self.since = (0, 0.0);
             }
         } else if step.step.is_multiple_of((self.n_steps / N_LINES).max(1)) || done == self.n_steps {
-            let us = step.device_us + step.host_us;
-            eprintln!("step {:<7} loss {:<12.9} {us:>8.1} us  {} compiles", step.step, step.loss, step.compiles);
+            eprintln!("step {:<7} {}", step.step, self.describe(step));
+            self.since = (0, 0.0);
         }
+    }
+
+    fn describe(&self, step: &StepReport) -> String {
+        let (n_examples, what) = self.examples;
+        let (n_steps, us) = self.since;
+        let validation = match &self.validation {
+            Some(Validation { loss, accuracy: Some(accuracy), .. }) => {
+                format!("  validation {loss:.4}, {:.1} %", 100.0 * accuracy)
+            }
+            Some(v) => format!("  validation {:.6}", v.loss),
+            None => String::new(),
+        };
+        format!(
+            "loss {:<11.9}{validation}  lr {:.3e}  {:.0} {what}/s  {} compiles",
+            step.loss,
+            step.lr,
+            (n_examples * n_steps) as f64 / us.max(1.0) * 1e6,
+            step.compiles
+        )
     }
 
     /// A line for whoever watches.

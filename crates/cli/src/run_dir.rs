@@ -11,6 +11,10 @@ const RUNS: &str = "runs";
 
 /// The name of a run's configuration in its folder.
 pub(crate) const CONFIG: &str = "config.toml";
+/// That of its final weights.
+pub(crate) const WEIGHTS: &str = "weights.safetensors";
+/// That of its last checkpoint.
+pub(crate) const CHECKPOINT: &str = "checkpoint.anemone";
 
 /// A run's folder, locked as long as this lives.
 pub(crate) struct RunDir {
@@ -88,7 +92,7 @@ impl RunDir {
     }
 
     pub(crate) fn checkpoint(&self) -> PathBuf {
-        self.path.join("checkpoint.anemone")
+        self.path.join(CHECKPOINT)
     }
 
     pub(crate) fn metrics(&self) -> PathBuf {
@@ -96,7 +100,12 @@ impl RunDir {
     }
 
     pub(crate) fn weights(&self) -> PathBuf {
-        self.path.join("weights.safetensors")
+        self.path.join(WEIGHTS)
+    }
+
+    /// The weights of the lowest validation loss.
+    pub(crate) fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
     }
 
     pub(crate) fn report(&self) -> PathBuf {

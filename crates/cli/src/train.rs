@@ -9,6 +9,7 @@ use anemone::checkpoint::Checkpoint;
 use anemone::config::{Config, PRESETS, Strategy};
 use anemone::file::write_atomically;
 use anemone::metrics::MetricsLog;
+use anemone::report::Validation;
 use anemone::train::Event;
 use anemone::weights_file::save_safetensors;
 use anemone::{Trainer, device};
@@ -31,7 +32,12 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
     let to_resume = args.resume.then(|| RunDir::to_resume(args.run_dir.as_deref(), &name));
     let config = configuration(args, to_resume.as_deref())?;
     // What cannot be trained leaves no folder behind.
-    let (options, why) = engine::options(&config.device)?;
+    let mut device = config.device.clone();
+    if let Some(faults) = &args.inject {
+        // Not part of the configuration, which the run keeps.
+        device.inject = faults.to_string();
+    }
+    let (options, why) = engine::options(&device)?;
     let trainer = Trainer::new(&config, device::open(&options)?)?;
     let dir = match to_resume {
         Some(path) => RunDir::resume(path)?,
@@ -104,6 +110,18 @@ fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result
     if let Some(lr) = args.lr {
         config.train.lr = lr;
     }
+    if let Some(accumulate) = args.accumulate {
+        config.train.accumulate = accumulate;
+    }
+    if let Some(clip) = args.clip {
+        config.train.clip = clip;
+    }
+    if let Some(seed) = args.seed {
+        config.train.seed = seed;
+    }
+    if let Some(every) = args.eval_every {
+        config.eval.every = every;
+    }
     if let Some(every) = args.checkpoint_every {
         config.checkpoint.every = every;
     }
@@ -112,9 +130,6 @@ fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result
     }
     if let Some(chip) = args.chip {
         config.device.chip = chip.as_str().into();
-    }
-    if let Some(faults) = &args.inject {
-        config.device.inject = faults.to_string();
     }
     config.check()?;
     Ok(config)
@@ -126,7 +141,7 @@ fn preset(name: &str) -> anyhow::Result<Config> {
     })
 }
 
-fn read_config(path: &Path) -> anyhow::Result<Config> {
+pub(crate) fn read_config(path: &Path) -> anyhow::Result<Config> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read `{}`", path.display()))?;
     Config::from_toml(&text).with_context(|| format!("configuration `{}`", path.display()))
 }
@@ -174,10 +189,10 @@ impl Run {
             MetricsLog::create(&dir.metrics())?
         };
         write_atomically(&dir.config(), config.to_toml().as_bytes())?;
-        if trainer.io_fell_back() && !checkpoint.exists() {
+        if trainer.io_fell_back() {
             progress.warn("the device refuses fp32 inputs and outputs; going on with fp16, converted on the host");
         }
-        progress.begin(trainer.n_steps(), config.train.steps);
+        progress.begin(trainer.n_steps(), config.train.steps, trainer.examples());
         let saved_at = trainer.n_steps();
         Ok(Run { dir, config, trainer, metrics, progress, saved_at })
     }
@@ -188,6 +203,9 @@ impl Run {
                 Ok(Event::Step(step)) => {
                     self.metrics.append(&step)?;
                     self.progress.step(&step);
+                    if let Some(validation) = step.validation.filter(|v| v.best) {
+                        self.save_best(&validation)?;
+                    }
                     if self.trainer.at_boundary() {
                         if INTERRUPTED.load(Ordering::Relaxed) {
                             self.save()?;
@@ -238,9 +256,25 @@ impl Run {
         Ok(())
     }
 
+    /// Keeps the weights as the best so far. Should the process be killed before the next checkpoint, they will come
+    /// again.
+    fn save_best(&mut self, validation: &Validation) -> anyhow::Result<()> {
+        let mut about = vec![
+            ("format", "anemone".to_string()),
+            ("step", self.trainer.n_steps().to_string()),
+            ("validation_loss", validation.loss.to_string()),
+        ];
+        about.extend(validation.accuracy.map(|a| ("validation_accuracy", a.to_string())));
+        let metadata = about.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
+        Ok(save_safetensors(&self.dir.best(), &self.trainer.weights(), &metadata)?)
+    }
+
     /// Leaves weights and report, and prints it.
     fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let report = self.trainer.report()?;
+        if let Some(validation) = report.validation.as_ref().filter(|v| v.best) {
+            self.save_best(validation)?;
+        }
         let metadata = BTreeMap::from([("format".to_string(), "anemone".to_string())]);
         save_safetensors(&self.dir.weights(), &self.trainer.weights(), &metadata)?;
         let text = serde_json::to_string_pretty(&report)? + "\n";
@@ -249,7 +283,8 @@ impl Run {
             out.write_all(text.as_bytes())?;
         } else {
             writeln!(out, "{report}")?;
-            writeln!(out, "\nWritten to {}: weights.safetensors, report.json, metrics.jsonl", self.dir)?;
+            let best = if report.best.is_some() { ", best.safetensors" } else { "" };
+            writeln!(out, "\nWritten to {}: weights.safetensors{best}, report.json, metrics.jsonl", self.dir)?;
         }
         Ok(Outcome::Clean)
     }

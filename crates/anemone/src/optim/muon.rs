@@ -1,0 +1,127 @@
+//! Muon: momentum, orthogonalised by Newton-Schulz steps.
+
+use super::adamw::AdamW;
+use super::{Optimizer, Update, is_matrix, sum_of_squares, zeros};
+use crate::params::ParamSpec;
+use crate::soft::kernels::{Gemm, transpose};
+use pulp::Arch;
+
+/// The odd polynomial `a x + b x^3 + c x^5`, whose repetition takes singular values towards 1 fastest near 0; by
+/// Keller Jordan, <https://kellerjordan.github.io/posts/muon/>.
+const A: f32 = 3.4445;
+const B: f32 = -4.7750;
+const C: f32 = 2.0315;
+const N_STEPS: usize = 5;
+
+/// Keeps a gradient of 0 from being divided by 0.
+const EPSILON: f64 = 1e-7;
+
+/// The constants of AdamW where Muon leaves parameters to it, those of Keller Jordan's Muon.
+const ADAMW: (f32, f32, f32) = (0.9, 0.95, 1e-10);
+
+pub(super) struct Muon {
+    momentum: f32,
+    nesterov: bool,
+    weight_decay: f32,
+    adamw_lr: f32,
+    /// For parameters that are orthogonalised: rows and columns.
+    sizes: Vec<Option<(usize, usize)>>,
+    /// The running mean of their gradients.
+    mean: Vec<Vec<f32>>,
+    others: AdamW,
+}
+
+impl Muon {
+    pub(super) fn new(
+        momentum: f32,
+        nesterov: bool,
+        weight_decay: f32,
+        adamw_lr: f32,
+        adamw: &[String],
+        specs: &[ParamSpec],
+    ) -> Muon {
+        let size = |spec: &ParamSpec| {
+            let excluded = spec.name.split('.').any(|part| adamw.iter().any(|name| name == part));
+            let rows = spec.shape.first().copied().unwrap_or(1);
+            // What has more than two dimensions, as a convolution's weights, is a matrix of one row an output.
+            (is_matrix(spec) && !excluded).then(|| (rows, spec.n_elements() / rows.max(1)))
+        };
+        let sizes: Vec<_> = specs.iter().map(size).collect();
+        let (beta1, beta2, epsilon) = ADAMW;
+        let decays = super::decays(weight_decay, specs);
+        let others = AdamW::of_some(beta1, beta2, epsilon, decays, specs, |i| sizes[i].is_none());
+        let mean = zeros(specs, |i| sizes[i].is_some());
+        Muon { momentum, nesterov, weight_decay, adamw_lr, sizes, mean, others }
+    }
+}
+
+impl Optimizer for Muon {
+    fn step(&mut self, params: &mut [&mut [f32]], gradients: &[&[f32]], update: Update) {
+        let Update { scale, lr, .. } = update;
+        let (momentum, nesterov, decay) = (self.momentum, self.nesterov, self.weight_decay);
+        for (i, (p, g)) in params.iter_mut().zip(gradients).enumerate() {
+            let Some((rows, columns)) = self.sizes[i] else {
+                self.others.step_one(i, p, g, Update { lr: lr * self.adamw_lr, ..update });
+                continue;
+            };
+            let mean = &mut self.mean[i];
+            let mut direction = vec![0.0; g.len()];
+            Arch::new().dispatch(|| {
+                for ((g, m), d) in g.iter().zip(mean.iter_mut()).zip(&mut direction) {
+                    let g = scale * g;
+                    *m = momentum * *m + (1.0 - momentum) * g;
+                    *d = if nesterov { momentum * *m + (1.0 - momentum) * g } else { *m };
+                }
+            });
+            let direction = orthogonalized(direction, rows, columns);
+            // A tall matrix moves its outputs as much as a square one does.
+            let lr = lr * (rows as f32 / columns as f32).max(1.0).sqrt();
+            let kept = 1.0 - update.lr * decay;
+            Arch::new().dispatch(|| {
+                for (p, d) in p.iter_mut().zip(&direction) {
+                    *p = kept * *p - lr * d;
+                }
+            });
+        }
+    }
+
+    fn state(&self) -> Vec<(&'static str, &[Vec<f32>])> {
+        [("momentum", &self.mean[..])].into_iter().chain(self.others.state()).collect()
+    }
+
+    fn state_mut(&mut self) -> Vec<(&'static str, &mut [Vec<f32>])> {
+        [("momentum", &mut self.mean[..])].into_iter().chain(self.others.state_mut()).collect()
+    }
+}
+
+/// `x` `[rows, columns]` with its singular values taken near to 1: with `X = x / |x|`, five times
+/// `X = a X + (b S + c S S) X` where `S = X X^T`.
+fn orthogonalized(mut x: Vec<f32>, rows: usize, columns: usize) -> Vec<f32> {
+    let scale = (1.0 / (sum_of_squares(&x).sqrt() + EPSILON)) as f32;
+    x.iter_mut().for_each(|x| *x *= scale);
+    // S is the smaller for a wide matrix.
+    let (n, m) = (rows.min(columns), rows.max(columns));
+    let mut other = vec![0.0; n * m];
+    if rows > columns {
+        transpose(&x, rows, columns, &mut other);
+        std::mem::swap(&mut x, &mut other);
+    }
+    let (mut s, mut polynomial) = (vec![0.0; n * n], vec![0.0; n * n]);
+    let product = |k, n_columns| Gemm { m: n, k, n: n_columns, exact: false };
+    for _ in 0..N_STEPS {
+        transpose(&x, n, m, &mut other);
+        s.fill(0.0);
+        product(m, n).accumulate(&x, &other, &mut s);
+        polynomial.fill(0.0);
+        product(n, n).accumulate(&s, &s, &mut polynomial);
+        polynomial.iter_mut().zip(&s).for_each(|(p, s)| *p = B * s + C * *p);
+        other.iter_mut().zip(&x).for_each(|(y, x)| *y = A * x);
+        product(n, m).accumulate(&polynomial, &x, &mut other);
+        std::mem::swap(&mut x, &mut other);
+    }
+    if rows > columns {
+        transpose(&x, columns, rows, &mut other);
+        std::mem::swap(&mut x, &mut other);
+    }
+    x
+}

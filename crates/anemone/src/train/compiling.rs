@@ -1,0 +1,151 @@
+//! When kernels are compiled or given new weights, and whether the budget of compiles allows it.
+
+use super::Trainer;
+use super::kernels::{Background, Compiler};
+use super::plan::{Target, TrainPlan};
+use crate::config::{Config, Io, Strategy};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::nn::Built;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Trainer {
+    /// Sees to kernels for the next batch, unless training is over.
+    pub(super) fn renew_kernels(&mut self, over: bool) -> Result<()> {
+        let was_stale = std::mem::take(&mut self.batch.stale);
+        if let Some((background, update)) = self.background.take() {
+            self.swap(background);
+            self.batch.kernel_update = update;
+        } else if !over && self.config.weights.strategy == Strategy::Operand {
+            self.prepare()?;
+            if let Some(kernels) = &mut self.kernels {
+                kernels.write_weights(&self.plan.weights(&self.environment, &self.params))?;
+            }
+            self.batch.kernel_update = self.state.update;
+        } else if !over && self.overlaps() && !was_stale && self.kernels.is_some() {
+            self.prepare()?;
+            let weights = self.plan.weights(&self.environment, &self.params);
+            match self.compiler.compile_in_background(weights.into_iter().map(<[f32]>::to_vec).collect()) {
+                Ok(background) => {
+                    self.background = Some((background, self.state.update));
+                    self.batch.stale = true;
+                }
+                Err(_) => {
+                    self.state.stats.n_background_failures += 1;
+                    self.kernels = None;
+                }
+            }
+        } else if !over {
+            self.kernels = None;
+        }
+        Ok(())
+    }
+
+    /// Takes the kernels compiled meanwhile, which lack the update that was made meanwhile.
+    fn swap(&mut self, background: Background) {
+        let start = Instant::now();
+        let result = background.finish();
+        let waited_s = start.elapsed().as_secs_f64();
+        self.state.stats.compile_wait_s += waited_s;
+        let (result, stats) = result;
+        let busy_s = stats.busy.as_secs_f64();
+        self.state.stats.compile_busy_s += busy_s;
+        self.state.stats.compile_hidden_s += (busy_s - waited_s).max(0.0);
+        self.state.stats.n_retries += stats.n_retries;
+        match result {
+            Ok(kernels) => self.kernels = Some(kernels),
+            Err(_) => {
+                // The next step compiles in the foreground, and says what is wrong if it still is.
+                self.state.stats.n_background_failures += 1;
+                self.kernels = None;
+            }
+        }
+    }
+
+    /// Computes what the device's weights are made of from the parameters.
+    fn prepare(&mut self) -> Result<()> {
+        self.plan.prepare(&mut self.environment, &self.params)
+    }
+
+    pub(super) fn compile_now(&mut self) -> Result<()> {
+        self.prepare()?;
+        let start = Instant::now();
+        let (result, stats) = self.compiler.compile(&self.plan.weights(&self.environment, &self.params));
+        self.state.stats.compile_wait_s += start.elapsed().as_secs_f64();
+        self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
+        self.state.stats.n_retries += stats.n_retries;
+        self.kernels = Some(result?);
+        self.batch.kernel_update = self.state.update;
+        Ok(())
+    }
+
+    /// The most compiles this process uses.
+    fn budget(&self) -> usize {
+        let own = match self.config.weights.compile_budget {
+            0 => usize::MAX,
+            n => n,
+        };
+        own.min(self.device.limits().max_compiles().unwrap_or(usize::MAX))
+    }
+
+    /// Whether the kernels that will be needed next cannot be compiled any more.
+    pub(super) fn out_of_compiles(&self) -> bool {
+        let needed = match (&self.kernels, self.config.weights.strategy) {
+            (None, _) => true,
+            (Some(_), Strategy::Operand) => false,
+            // The batch that begins now compiles at its end, unless it is the last.
+            (Some(_), Strategy::Baked) => {
+                self.overlaps() && self.state.step + self.config.train.accumulate < self.config.train.steps
+            }
+        };
+        needed && self.device.usage().n_compiles + self.compiler.n_programs() > self.budget()
+    }
+
+    /// Every process must get somewhere: its compiles must suffice for at least one update.
+    pub(super) fn check_budget(&self) -> Result<()> {
+        let n = self.compiler.n_programs();
+        let needed = if self.overlaps() { 2 * n } else { n };
+        if self.budget() >= needed {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "a budget of {} compiles a process is too small: one update takes {needed} ({n} programs{}); raise \
+             `weights.compile_budget` or use the strategy `operand`",
+            self.budget(),
+            if self.overlaps() { ", twice with overlap" } else { "" }
+        )))
+    }
+}
+
+/// The plan for the wished element type of inputs and outputs, or for fp16 where that is refused.
+pub(super) struct Cut {
+    pub(super) plan: TrainPlan,
+    pub(super) compiler: Arc<Compiler>,
+    pub(super) io: Io,
+    pub(super) n_fallbacks: u64,
+}
+
+impl Cut {
+    pub(super) fn new(config: &Config, built: &Built, device: &Arc<dyn Device>, io: Io) -> Result<Cut> {
+        let strategy = config.weights.strategy;
+        let with = |io| -> Result<(TrainPlan, Compiler)> {
+            let target = Target {
+                limits: device.limits(),
+                strategy,
+                overlap: strategy == Strategy::Baked && config.weights.overlap,
+                io,
+                config: &config.plan,
+                input_gradient: config.train.input_gradient,
+            };
+            let plan = TrainPlan::new(built, target)?;
+            let compiler = Compiler::new(device.clone(), &plan, strategy, io)?;
+            Ok((plan, compiler))
+        };
+        let (io, n_fallbacks, (plan, compiler)) = match with(io) {
+            Err(e) if e.is_refused() && io == Io::Fp32 => (Io::Fp16, 1, with(Io::Fp16)?),
+            result => (io, 0, result?),
+        };
+        Ok(Cut { plan, compiler: Arc::new(compiler), io, n_fallbacks })
+    }
+}
