@@ -161,13 +161,13 @@ pub(crate) struct Train {
 
 /// Evaluate a run's weights on its validation data: loss and, for classes, accuracy
 ///
-/// Computed on the host in f32. Where the data has no validation part, the first batch that was trained on is taken.
+/// Computed on the host in f32. Where the data has no validation part, the first batches that were trained on are taken.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  anemone eval runs/tiny                                          the final weights, or those of the checkpoint
-  anemone eval runs/mine --weights runs/mine/best.safetensors     the best
-  anemone eval runs/mine --batches 0 --json | jq .loss            on all of the data
+  anemone eval runs/tiny                                     its final weights
+  anemone eval runs/tiny --weights runs/tiny/best.safetensors
+  anemone eval runs/tiny --batches 0 --json | jq .loss       on all of the data
 
 Exit codes:
   0  evaluated
@@ -178,11 +178,12 @@ pub(crate) struct Eval {
     #[arg(value_name = "RUN")]
     pub(crate) run: PathBuf,
 
-    /// A safetensors file or a checkpoint (`*.anemone`) with other weights of the same model
+    /// A safetensors file or a checkpoint (`*.anemone`) of the same model; by default the run's final weights, or those
+    /// of its last checkpoint
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
 
-    /// Take at most so many batches; 0 for all [config: eval.batches]
+    /// Take at most so many batches; 0 for all of the validation part [config: eval.batches]
     #[arg(long, value_name = "N")]
     pub(crate) batches: Option<u64>,
 

@@ -88,10 +88,11 @@ impl Progress {
             Some(v) => format!("  validation {:.6}", v.loss),
             None => String::new(),
         };
+        // Four digits of it.
+        let lr = format!("{:.3e}", step.lr).parse().unwrap_or(step.lr);
         format!(
-            "loss {:<11.9}{validation}  lr {:.3e}  {:.0} {what}/s  {} compiles",
+            "loss {:<11.9}{validation}  lr {lr}  {:.0} {what}/s  {} compiles",
             step.loss,
-            step.lr,
             (n_examples * n_steps) as f64 / us.max(1.0) * 1e6,
             step.compiles
         )

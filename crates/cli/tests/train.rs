@@ -218,3 +218,35 @@ fn a_restart_goes_on_with_the_configuration_the_run_began_with() {
     assert!(restarted.status.success(), "{restarted:?}");
     assert!(folder.bytes("run/weights.safetensors") == folder.bytes("whole/weights.safetensors"));
 }
+
+#[test]
+fn flags_become_part_of_the_run_s_configuration_but_for_faults() {
+    let folder = Folder::new();
+    let flags = ["--lr", "0.25", "--accumulate", "5", "--clip", "2", "--seed", "7", "--eval-every", "3"];
+    // 4 evaluations a step: the first of step 10 and all later ones fail.
+    let faults = ["--steps", "20", "--no-overlap", "--inject", "evaluate@41+", "--run-dir", "run"];
+    let e = folder.error(&[&flags[..], &faults].concat());
+    assert!(e.contains("up to step 10 is saved"), "{e}");
+    let config = fs::read_to_string(folder.path("run/config.toml")).unwrap();
+    assert!(!config.contains("inject"), "{config}");
+    let config = anemone::Config::from_toml(&config).unwrap();
+    assert_eq!((config.train.lr, config.train.accumulate, config.train.clip), (0.25, 5, 2.0));
+    assert_eq!((config.train.seed, config.eval.every), (7, 3));
+    let out = folder.train(&["--resume", "--run-dir", "run"]);
+    assert!(out.status.success(), "the faults do not come back: {out:?}");
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert!(stderr.contains("lr 0.25 ") && stderr.contains(" rows/s"), "{stderr}");
+}
+
+#[test]
+fn a_resumed_run_says_that_fp32_is_refused_where_it_was_not_before() {
+    let folder = Folder::new();
+    let n_warnings = |args: &[&str]| {
+        let out = folder.train(&[args, &["--run-dir", "run"]].concat());
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stderr).unwrap().matches("refuses fp32 inputs and outputs").count()
+    };
+    assert_eq!(n_warnings(&["--weights", "operand", "--steps", "10"]), 0);
+    assert_eq!(n_warnings(&["--resume", "--steps", "20", "--chip", "m1"]), 1);
+    assert_eq!(n_warnings(&["--resume", "--steps", "30", "--chip", "m1"]), 0);
+}

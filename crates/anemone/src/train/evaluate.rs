@@ -126,8 +126,8 @@ impl Forward {
         Ok(Score { loss, n_targets, n_right })
     }
 
-    /// The weighted mean over at most `n_batches` batches (0 for all), spread over the validation part; over the
-    /// training part's first, by default one, where there is no validation part.
+    /// The mean over the targets of at most `n_batches` batches (0 for all), spread over the validation part. Where
+    /// there is none, over so many of the first batches that are trained on, which have no end: over one for 0.
     pub(super) fn validate(
         &mut self,
         params: &[&[f32]],
