@@ -82,13 +82,13 @@ pub enum Layout {
     Tokens,
 }
 
-/// Checks what a batch is asked for.
-fn check_batch(data: &dyn Data, part: Part, index: u64, input: &[f32], target: &[f32]) -> Result<()> {
-    for (what, ty, found) in [("input", data.input(), input.len()), ("target", data.target(), target.len())] {
-        let expected = ty.n_elements().unwrap_or_default();
-        if found != expected {
+/// Checks what a batch is asked for: a batch that there is, in places of these sizes.
+fn check_batch(data: &dyn Data, part: Part, index: u64, sizes: [(&[f32], usize); 2]) -> Result<()> {
+    for (what, (place, expected)) in ["input", "target"].into_iter().zip(sizes) {
+        if place.len() != expected {
+            let found = place.len();
             return Err(Error::config(format!(
-                "{what} of a batch: {found} numbers, expected {expected} for {ty}"
+                "{what} of a batch: a place for {found} numbers, expected {expected}"
             )));
         }
     }

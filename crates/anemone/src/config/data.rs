@@ -434,3 +434,6 @@ impl Config {
         Ok(data)
     }
 }
+
+#[cfg(test)]
+mod tests;

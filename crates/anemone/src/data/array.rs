@@ -147,3 +147,6 @@ pub(super) fn built_in_text(name: &str, gz: &[u8]) -> Result<String> {
     let text = gunzip(gz).and_then(|bytes| String::from_utf8(bytes).map_err(|e| e.to_string()));
     text.map_err(|e| Error::config(e).context(format!("read `{name}`")))
 }
+
+#[cfg(test)]
+mod tests;

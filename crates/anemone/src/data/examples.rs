@@ -185,8 +185,8 @@ impl Data for Examples {
     }
 
     fn batch(&mut self, part: Part, index: u64, input: &mut [f32], target: &mut [f32]) -> Result<()> {
-        check_batch(self, part, index, input, target)?;
         let n = self.batch;
+        check_batch(self, part, index, [(input, n * self.input_size), (target, n * self.target_size)])?;
         for r in 0..n {
             let row = self.row(part, u128::from(index) * n as u128 + r as u128);
             // In columns the numbers of an example stand a batch apart, in images one after the other.
@@ -308,3 +308,6 @@ fn standardize(values: &mut [f32], size: usize, pixels: usize, train: &[u32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,7 +125,8 @@ impl Data for Stream {
     }
 
     fn batch(&mut self, part: Part, index: u64, input: &mut [f32], target: &mut [f32]) -> Result<()> {
-        check_batch(self, part, index, input, target)?;
+        let size = self.batch * self.length;
+        check_batch(self, part, index, [(input, size), (target, size)])?;
         let mut window = std::mem::take(&mut self.window);
         let first = index.wrapping_mul(self.batch as u64);
         let rows = input.chunks_exact_mut(self.length).zip(target.chunks_exact_mut(self.length));
@@ -149,3 +150,6 @@ impl Data for Stream {
         self.n_windows().div_ceil(self.batch) as u64
     }
 }
+
+#[cfg(test)]
+mod tests;
