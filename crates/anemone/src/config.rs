@@ -1,15 +1,17 @@
 //! The configuration of a run: what `config.toml` says, with a default for everything.
 
+mod data;
 mod presets;
 mod train;
 
-use crate::data::{Data, Layout, Sine};
+use crate::data::Layout;
 use crate::device::Select;
 use crate::error::{Error, Result};
 use crate::models::Mlp;
 use crate::nn::Model;
 use crate::optim::OptimizerConfig;
 use anemone_mil::limits::Chip;
+pub use data::{DataConfig, DigitsConfig, ShakespeareConfig, TensorsConfig, TextConfig, TokensConfig};
 pub use presets::PRESETS;
 use serde::{Deserialize, Serialize};
 pub use train::*;
@@ -65,23 +67,6 @@ impl ModelConfig {
         match self {
             ModelConfig::Mlp(_) => Layout::Columns,
         }
-    }
-}
-
-/// What it is trained on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum DataConfig {
-    /// One batch of a sine, whose target is itself.
-    Sine {
-        /// Rows in a batch.
-        rows: usize,
-    },
-}
-
-impl Default for DataConfig {
-    fn default() -> DataConfig {
-        DataConfig::Sine { rows: 16 }
     }
 }
 
@@ -240,22 +225,10 @@ impl Config {
         self.train.check()?;
         let scale = self.weights.stale_scale;
         positive(scale.is_finite() && scale >= 0.0, "weights.stale_scale", &scale, "0 or more")?;
-        let DataConfig::Sine { rows } = self.data;
-        positive(rows > 0, "data.rows", &rows, "1 or more")?;
+        self.data.check()?;
         self.optimizer.check()?;
         self.device.options()?;
         Ok(())
-    }
-
-    /// The data.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read or does not suit the model.
-    pub fn data(&self) -> Result<Box<dyn Data>> {
-        let ModelConfig::Mlp(mlp) = &self.model;
-        let DataConfig::Sine { rows } = self.data;
-        Ok(Box::new(Sine { inputs: mlp.inputs, outputs: mlp.outputs, rows }))
     }
 
     /// What must not change between a checkpoint and the run that resumes it, as TOML. How long to train, when to
