@@ -5,9 +5,10 @@ mod presets;
 use crate::data::{Data, Layout, Sine};
 use crate::device::Select;
 use crate::error::{Error, Result};
-use crate::models::Mlp;
-use crate::nn::Model;
+use crate::models::{Convnet, Gpt, Llama, Mlp, determine};
+use crate::nn::{Decoder, Loss, Model};
 use crate::optim::OptimizerConfig;
+use anemone_mil::ir::TensorType;
 use anemone_mil::limits::Chip;
 pub use presets::PRESETS;
 use serde::{Deserialize, Serialize};
@@ -38,19 +39,70 @@ pub struct Config {
 pub enum ModelConfig {
     /// Linear layers with an activation between them.
     Mlp(Mlp),
+    /// Convolutions and a classifier.
+    Convnet(Convnet),
+    /// The transformer of GPT-2.
+    Gpt(Gpt),
+    /// The transformer of Llama.
+    Llama(Llama),
 }
 
 impl Default for ModelConfig {
+    /// One for any number of channels that the data does not determine.
     fn default() -> ModelConfig {
-        ModelConfig::Mlp(Mlp::default())
+        ModelConfig::Mlp(Mlp { inputs: 64, outputs: 64, ..Mlp::default() })
     }
 }
 
 impl ModelConfig {
-    /// The model.
-    pub fn model(&self) -> Box<dyn Model> {
+    /// The model for this data, whose sizes stand where the configuration leaves them out.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration's sizes are too small for the data, or neither has them.
+    pub fn model(&self, data: &dyn Data) -> Result<Box<dyn Model>> {
+        Ok(match self.determined(data)? {
+            ModelConfig::Mlp(mlp) => Box::new(mlp),
+            ModelConfig::Convnet(convnet) => Box::new(convnet),
+            ModelConfig::Gpt(gpt) => Box::new(gpt),
+            ModelConfig::Llama(llama) => Box::new(llama),
+        })
+    }
+
+    /// The configuration with the sizes of this data where it leaves them out.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelConfig::model`].
+    pub fn determined(&self, data: &dyn Data) -> Result<ModelConfig> {
+        let size = |ty: TensorType, axis: usize| ty.fixed_shape().and_then(|shape| shape.get(axis).copied());
+        let n_classes = data.n_classes();
+        let mut config = self.clone();
+        match &mut config {
+            ModelConfig::Mlp(mlp) => {
+                determine(&mut mlp.inputs, "model.inputs", size(data.input(), 1))?;
+                let n_outputs = match mlp.loss {
+                    Loss::CrossEntropy => n_classes,
+                    Loss::Mse => size(data.target(), 1),
+                };
+                determine(&mut mlp.outputs, "model.outputs", n_outputs)?;
+            }
+            ModelConfig::Convnet(convnet) => determine(&mut convnet.classes, "model.classes", n_classes)?,
+            ModelConfig::Gpt(gpt) => {
+                determine(&mut gpt.vocabulary, "model.vocabulary", n_classes)?;
+                determine(&mut gpt.context, "model.context", size(data.input(), 1))?;
+            }
+            ModelConfig::Llama(llama) => determine(&mut llama.vocabulary, "model.vocabulary", n_classes)?,
+        }
+        Ok(config)
+    }
+
+    /// The model as one that goes token by token; `None` if it is none.
+    pub fn decoder(&self) -> Option<Box<dyn Decoder>> {
         match self {
-            ModelConfig::Mlp(mlp) => Box::new(mlp.clone()),
+            ModelConfig::Mlp(_) | ModelConfig::Convnet(_) => None,
+            ModelConfig::Gpt(gpt) => Some(Box::new(gpt.clone())),
+            ModelConfig::Llama(llama) => Some(Box::new(llama.clone())),
         }
     }
 
@@ -58,6 +110,8 @@ impl ModelConfig {
     pub fn layout(&self) -> Layout {
         match self {
             ModelConfig::Mlp(_) => Layout::Columns,
+            ModelConfig::Convnet(_) => Layout::Images,
+            ModelConfig::Gpt(_) | ModelConfig::Llama(_) => Layout::Tokens,
         }
     }
 }
@@ -283,7 +337,9 @@ impl Config {
     ///
     /// If it cannot be read or does not suit the model.
     pub fn data(&self) -> Result<Box<dyn Data>> {
-        let ModelConfig::Mlp(mlp) = &self.model;
+        let ModelConfig::Mlp(mlp) = &self.model else {
+            return Err(Error::config("the data `sine` has numbers alone: expected a model of the kind `mlp`"));
+        };
         let DataConfig::Sine { rows } = self.data;
         Ok(Box::new(Sine { inputs: mlp.inputs, outputs: mlp.outputs, rows }))
     }

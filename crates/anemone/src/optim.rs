@@ -303,9 +303,8 @@ mod tests {
 
     #[test]
     fn state_goes_through_tensors_and_back() {
-        let specs: Vec<ParamSpec> = ["fc1.weight", "fc1.bias"]
-            .map(|name| ParamSpec { name: name.into(), shape: vec![2], init: crate::params::Init::Zeros })
-            .to_vec();
+        let specs: Vec<ParamSpec> =
+            ["fc1.weight", "fc1.bias"].map(|name| ParamSpec::new(name, &[2], crate::params::Init::Zeros)).to_vec();
         let config = OptimizerConfig::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
         let gradients = [vec![1.0, 2.0], vec![3.0, -4.0]];
         let (mut a, mut b) = (config.optimizer(), config.optimizer());

@@ -131,7 +131,8 @@ impl Trainer {
     ///
     /// If the configuration asks for something impossible, on this device or at all.
     pub fn new(config: &Config, device: Arc<dyn Device>) -> Result<Trainer> {
-        Trainer::with_model(config, &*config.model.model(), config.data()?, device)
+        let data = config.data()?;
+        Trainer::with_model(config, &*config.model.model(&*data)?, data, device)
     }
 
     /// A trainer of any model on any data; of the configuration, `model` and `data` are not looked at.
