@@ -361,6 +361,8 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Part;
+    use anemone_mil::ir::DType;
 
     #[test]
     fn a_configuration_is_read_back_as_it_was_written() {
@@ -384,6 +386,88 @@ mod tests {
             let e = Config::from_toml(text).unwrap_err().to_string();
             assert!(e.contains(named), "{text}: {e}");
         }
+    }
+
+    #[test]
+    fn every_model_is_read_back_as_it_was_written() {
+        for kind in ["mlp", "convnet", "gpt", "llama"] {
+            for more in ["", "lora = { rank = 4, targets = [\"q_proj\"] }"] {
+                let text = format!("[model]\nkind = \"{kind}\"\n{more}");
+                let config = Config::from_toml(&text).unwrap();
+                assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config, "{text}");
+                assert_eq!(config.to_toml().contains("rank = 4"), !more.is_empty(), "{text}");
+            }
+            let e = Config::from_toml(&format!("[model]\nkind = \"{kind}\"\nwiden = 1")).unwrap_err().to_string();
+            assert!(e.contains("widen"), "{kind}: {e}");
+        }
+        let text = "[model]\nkind = \"convnet\"\nreduction = \"average\"\n\
+            blocks = [{ channels = 8, activation = \"gelu_tanh\" }, { groups = 2, pool = { kind = \"average\" } }]";
+        let config = Config::from_toml(text).unwrap();
+        let ModelConfig::Convnet(convnet) = &config.model else { panic!("{:?}", config.model) };
+        assert_eq!((convnet.blocks[0].channels, convnet.blocks[1].groups), (8, 2));
+        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+    }
+
+    /// Tokens or images of so many classes.
+    struct Classes(Vec<usize>, usize);
+
+    impl Data for Classes {
+        fn input(&self) -> TensorType {
+            let dtype = if self.0.len() == 2 { DType::Int32 } else { DType::Fp32 };
+            TensorType::new(dtype, &self.0)
+        }
+
+        fn target(&self) -> TensorType {
+            // A class for each token, image or column.
+            let shape = match self.0[..] {
+                [n, s] => [n, s],
+                [1, _, 1, n] => [1, n],
+                _ => [self.0[0], 1],
+            };
+            TensorType::new(DType::Int32, &shape)
+        }
+
+        fn n_classes(&self) -> Option<usize> {
+            Some(self.1)
+        }
+
+        fn batch(&mut self, _: Part, _: u64, _: &mut [f32], _: &mut [f32]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_model_leaves_out_the_data_determines() {
+        for (kind, shape, more) in [
+            ("mlp", vec![1, 64, 1, 5], "loss = \"cross_entropy\""),
+            ("convnet", vec![5, 1, 8, 8], ""),
+            ("gpt", vec![5, 16], "n_layers = 1"),
+            ("llama", vec![5, 16], "n_layers = 1"),
+        ] {
+            let config =
+                |more: &str| Config::from_toml(&format!("[model]\nkind = \"{kind}\"\n{more}")).unwrap().model;
+            let data = Classes(shape, 10);
+            let model = config(more).model(&data).unwrap();
+            let built = crate::nn::Graph::build(&*model, data.input(), data.target()).unwrap();
+            let (last, _) = built.params.iter().rfind(|(spec, _)| spec.decay).unwrap();
+            let n_classes = match kind {
+                "gpt" => built.params[0].0.shape[0],
+                _ => last.shape[0],
+            };
+            assert_eq!(n_classes, 10, "{kind}");
+            let key = match kind {
+                "mlp" => "outputs",
+                "convnet" => "classes",
+                _ => "vocabulary",
+            };
+            let small = config(&format!("{more}\n{key} = 9"));
+            let Err(e) = small.model(&data) else { panic!("{kind} takes 9 classes for 10") };
+            assert!(e.is_config() && e.to_string().contains(&format!("model.{key}")), "{e}");
+            assert!(config(&format!("{more}\n{key} = 11")).model(&data).is_ok());
+            assert_eq!(config(more).decoder().is_some(), ["gpt", "llama"].contains(&kind));
+        }
+        let long = Config::from_toml("[model]\nkind = \"gpt\"\ncontext = 8").unwrap().model;
+        assert!(long.model(&Classes(vec![5, 16], 10)).is_err_and(|e| e.to_string().contains("model.context")));
     }
 
     #[test]

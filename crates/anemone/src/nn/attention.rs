@@ -44,7 +44,7 @@ impl Pass {
     }
 
     /// One token at `position`, int32 `[1, 1]`, whose predecessors' keys and values lie in the first `position`
-    /// columns of the caches; what lies in the others does not matter, as long as it is finite.
+    /// columns of the caches; the others do not count.
     pub(super) fn step(
         g: &mut Graph,
         position: Value,
