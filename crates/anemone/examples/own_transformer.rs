@@ -2,8 +2,7 @@
 #![allow(clippy::print_stdout)] // An example shows what it does.
 
 use anemone::data::{Data, IGNORE, Part};
-use anemone::mil::builder::Value;
-use anemone::mil::ir::{DType, TensorType};
+use anemone::mil::{builder::Value, ir::DType, ir::TensorType};
 use anemone::nn::{self, Graph, Heads, Model, Outputs, Pass};
 use anemone::{Config, Result, Trainer, device, params::Init, random::Random, train::Event};
 

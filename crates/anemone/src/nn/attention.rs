@@ -136,9 +136,9 @@ impl Heads {
     /// If the heads do not divide the channels, or those of keys and values not those of queries.
     pub fn size(self, width: usize) -> Result<usize> {
         let Heads { n_heads, n_kv_heads } = self;
-        let fits = n_heads > 0 && n_kv_heads > 0 && n_heads % n_kv_heads == 0 && width % n_heads == 0;
-        match width / n_heads.max(1) {
-            size if fits && size > 0 => Ok(size),
+        let divide = n_kv_heads > 0 && n_heads.is_multiple_of(n_kv_heads) && width.is_multiple_of(n_heads);
+        match width.checked_div(n_heads) {
+            Some(size) if divide && size > 0 => Ok(size),
             _ => Err(Error::config(format!(
                 "{n_heads} heads of {width} channels with {n_kv_heads} of keys and values: expected heads that divide \
                  the channels, and heads of keys and values that divide the heads"
@@ -218,7 +218,7 @@ pub fn rope(g: &mut Graph, name: &str, x: Value, n_heads: usize, theta: f32, pas
     g.layer(name, |g| {
         let shape = g.channel_first(x)?;
         let [n, width, _, s] = shape;
-        if n_heads == 0 || width % (2 * n_heads) != 0 {
+        if n_heads == 0 || !width.is_multiple_of(2 * n_heads) {
             let message =
                 format!("input has shape {shape:?}: {n_heads} heads of an even size do not divide {width}");
             return Err(Error::config(message));

@@ -44,7 +44,7 @@ pub fn conv2d(g: &mut Graph, name: &str, x: Value, conv: &Conv2d) -> Result<Valu
     g.layer(name, |g| {
         let [_, n_in, ..] = g.channel_first(x)?;
         let Conv2d { n_out, kernel, stride, padding, groups, bias, init } = *conv;
-        if [n_out, kernel, stride, groups].contains(&0) || n_in % groups != 0 || n_out % groups != 0 {
+        if [n_out, kernel, stride, groups].contains(&0) || !n_in.is_multiple_of(groups) || !n_out.is_multiple_of(groups) {
             return Err(Error::config(format!(
                 "input has shape {:?}, and it has {n_out} channels, kernels of {kernel}, strides of {stride} and {groups} \
                  groups: expected 1 or more of each, and groups that divide the channels of input and output",
