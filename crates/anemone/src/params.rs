@@ -12,6 +12,10 @@ pub struct ParamSpec {
     pub shape: Vec<usize>,
     /// Its first value.
     pub init: Init,
+    /// Whether training changes it; if not, it needs no gradient and no place in an optimizer.
+    pub trainable: bool,
+    /// Whether weight decay acts on it.
+    pub decay: bool,
 }
 
 /// The first value of a parameter.
@@ -20,6 +24,13 @@ pub struct ParamSpec {
 pub enum Init {
     /// All 0.
     Zeros,
+    /// All 1.
+    Ones,
+    /// Normal, with mean 0.
+    Normal {
+        /// The standard deviation.
+        std: f32,
+    },
     /// Uniform in `[-bound, bound]`; without a bound `1 / sqrt(fan_in)`, PyTorch's default for linear layers.
     Uniform {
         /// The largest magnitude.
@@ -47,6 +58,11 @@ pub enum Init {
 }
 
 impl ParamSpec {
+    /// A parameter that is trained and decays.
+    pub fn new(name: &str, shape: &[usize], init: Init) -> ParamSpec {
+        ParamSpec { name: name.into(), shape: shape.to_vec(), init, trainable: true, decay: true }
+    }
+
     /// The number of elements.
     pub fn n_elements(&self) -> usize {
         self.shape.iter().product()
@@ -60,6 +76,8 @@ impl ParamSpec {
         };
         match self.init {
             Init::Zeros => vec![0.0; self.n_elements()],
+            Init::Ones => vec![1.0; self.n_elements()],
+            Init::Normal { std } => (0..self.n_elements()).map(|_| random.normal() as f32 * std).collect(),
             Init::Uniform { bound } => {
                 let fan_in: usize = self.shape.iter().skip(1).product();
                 let bound = bound.unwrap_or(1.0 / (fan_in.max(1) as f32).sqrt());

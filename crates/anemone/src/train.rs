@@ -56,6 +56,8 @@ pub struct Trainer {
     data: Box<dyn Data>,
     plan: TrainPlan,
     specs: Vec<ParamSpec>,
+    /// Those of the parameters that are trained, which gradients and the optimizer go by.
+    trained: Vec<ParamSpec>,
     params: Vec<Vec<f32>>,
     optimizer: Box<dyn Optimizer>,
     environment: Environment,
@@ -164,7 +166,8 @@ impl Trainer {
     ///
     /// If the configuration asks for something impossible, on this device or at all.
     pub fn new(config: &Config, device: Arc<dyn Device>) -> Result<Trainer> {
-        Trainer::with_model(config, &*config.model.model(), config.data()?, device)
+        let data = config.data()?;
+        Trainer::with_model(config, &*config.model.model(&*data)?, data, device)
     }
 
     /// A trainer of any model on any data; of the configuration, `model` and `data` are not looked at.
@@ -180,12 +183,13 @@ impl Trainer {
     ) -> Result<Trainer> {
         config.check()?;
         let built = Graph::build(model, data.input(), data.target())?;
-        if built.params.is_empty() {
-            return Err(Error::config("the model declares no parameter: there is nothing to train"));
+        if !built.params.iter().any(|(spec, _)| spec.trainable) {
+            return Err(Error::config("the model declares no parameter that is trained: there is nothing to do"));
         }
         let mut random = Random::new(config.train.seed);
         let specs: Vec<ParamSpec> = built.params.iter().map(|(spec, _)| spec.clone()).collect();
         let params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
+        let trained: Vec<ParamSpec> = specs.iter().filter(|s| s.trainable).cloned().collect();
         let Cut { plan, compiler, io, n_fallbacks } = Cut::new(config, &built, &device, config.weights.io)?;
         let forward = Forward::new(&built, &*data)?;
         let n_compiles_before = device.usage().n_compiles;
@@ -210,11 +214,12 @@ impl Trainer {
             clock: Instant::now(),
             finished: config.train.steps == 0,
             io_fell_back: io != config.weights.io,
-            optimizer: config.optimizer.optimizer(&specs),
+            optimizer: config.optimizer.optimizer(&trained),
             config: config.clone(),
             data,
             plan,
             specs,
+            trained,
             params,
             built,
             forward,
@@ -245,8 +250,8 @@ impl Trainer {
                 found.map(|t| t.data.clone()).ok_or_else(missing)
             })
             .collect::<Result<_>>()?;
-        let mut optimizer = self.config.optimizer.optimizer(&self.specs);
-        optim::restore(&mut *optimizer, &checkpoint.tensors, &self.specs)?;
+        let mut optimizer = self.config.optimizer.optimizer(&self.trained);
+        optim::restore(&mut *optimizer, &checkpoint.tensors, &self.trained)?;
         let mut n_fallbacks = 0;
         if state.io != self.state.io {
             // Where fp32 was taken, it may not be taken here.
@@ -393,7 +398,7 @@ impl Trainer {
         let state =
             serde_json::to_value(&state).map_err(|e| Error::checkpoint(format!("write the state: {e}")))?;
         let mut tensors = self.weights();
-        tensors.extend(optim::to_tensors(&*self.optimizer, &self.specs));
+        tensors.extend(optim::to_tensors(&*self.optimizer, &self.trained));
         Ok(Checkpoint { config: self.identity(), state, tensors })
     }
 
@@ -488,10 +493,10 @@ impl Trainer {
 
     /// Adds the step's gradients to the batch's.
     fn accumulate(&mut self) {
-        let gradients = (0..self.params.len()).map(|i| self.environment.gradient(i));
+        let gradients = (0..self.trained.len()).map(|i| self.environment.gradient(i));
         if self.config.train.accumulate > 1 {
             if self.batch.gradients.is_empty() {
-                self.batch.gradients = self.params.iter().map(|p| vec![0.0; p.len()]).collect();
+                self.batch.gradients = self.trained.iter().map(|p| vec![0.0; p.n_elements()]).collect();
             }
             let first = self.batch.n_added == 0;
             for (sum, gradient) in self.batch.gradients.iter_mut().zip(gradients) {
@@ -529,7 +534,7 @@ impl Trainer {
             return Ok(None);
         }
         let gradients: Vec<&[f32]> = match self.config.train.accumulate {
-            1 => (0..self.params.len()).map(|i| self.environment.gradient(i)).collect(),
+            1 => (0..self.trained.len()).map(|i| self.environment.gradient(i)).collect(),
             _ => self.batch.gradients.iter().map(Vec::as_slice).collect(),
         };
         // The sum of f32 squares in f64 is finite if and only if all of them are.
@@ -545,7 +550,8 @@ impl Trainer {
         let clip = f64::from(self.config.train.clip);
         let shorter = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
         let update = Update { index: self.state.update, scale: shorter * stale_scale / divisor, lr };
-        let mut params: Vec<&mut [f32]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
+        let params = self.params.iter_mut().zip(&self.specs).filter(|(_, spec)| spec.trainable);
+        let mut params: Vec<&mut [f32]> = params.map(|(p, _)| p.as_mut_slice()).collect();
         self.optimizer.step(&mut params, &gradients, update);
         self.state.update += 1;
         self.state.precision.made(&self.config.train.loss_scale);

@@ -395,6 +395,7 @@ impl Config {
         // Channels of input and output, where the model says them.
         let columns = match &self.model {
             ModelConfig::Mlp(mlp) => Some((mlp.inputs, mlp.outputs)),
+            _ => None,
         };
         let stream = |stream: Result<Stream>| -> Result<Box<dyn Data>> {
             match layout {
@@ -406,6 +407,11 @@ impl Config {
             }
         };
         let data: Box<dyn Data> = match (&self.data, columns) {
+            (DataConfig::Sine { .. }, Some((inputs, outputs))) if inputs == 0 || outputs == 0 => {
+                return Err(Error::config(
+                    "`model.inputs` and `model.outputs` are left out: a sine has any number of channels, say which",
+                ));
+            }
             (DataConfig::Sine { rows }, Some((inputs, outputs))) => {
                 Box::new(Sine { inputs, outputs, rows: *rows })
             }
@@ -424,7 +430,7 @@ impl Config {
             for (key, found, expected) in
                 [("inputs", inputs, channels(data.input())), ("outputs", outputs, n_targets)]
             {
-                if expected.is_some_and(|n| n != found) {
+                if found != 0 && expected.is_some_and(|n| n != found) {
                     let (expected, what) = (expected.unwrap_or_default(), self.data.name());
                     let message = format!("`model.{key}` is {found}, expected {expected} for the data of {what}");
                     return Err(Error::config(message));

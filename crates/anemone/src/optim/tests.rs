@@ -38,7 +38,10 @@ impl Fixture {
                 [o, i] => vec![o, i, 1, 1],
                 _ => panic!("{shape:?}"),
             };
-            ParamSpec { name: name.clone(), shape, init: Init::Zeros }
+            ParamSpec {
+                decay: shape.iter().filter(|&&n| n > 1).count() > 1,
+                ..ParamSpec::new(name, &shape, Init::Zeros)
+            }
         };
         self.shapes.iter().map(spec).collect()
     }
@@ -121,7 +124,7 @@ fn an_optimizer_restored_from_tensors_goes_on_bit_for_bit() {
 
 #[test]
 fn muon_takes_singular_values_near_one_and_a_gradient_of_zero_to_no_step() {
-    let specs = [ParamSpec { name: "fc1.weight".into(), shape: vec![2, 2, 1, 1], init: Init::Zeros }];
+    let specs = [ParamSpec::new("fc1.weight", &[2, 2, 1, 1], Init::Zeros)];
     let config: OptimizerConfig = toml::from_str("kind = \"muon\"").unwrap();
     let direction = |g: [f32; 4]| {
         let mut p = vec![0.0; 4];

@@ -27,7 +27,8 @@ impl Evaluator {
     ///
     /// If the configuration asks for something impossible, or the data cannot be read.
     pub fn new(config: &Config) -> Result<Evaluator> {
-        Evaluator::with_model(config, &*config.model.model(), config.data()?)
+        let data = config.data()?;
+        Evaluator::with_model(config, &*config.model.model(&*data)?, data)
     }
 
     /// For any model on any data; of the configuration, `model` and `data` are not looked at.

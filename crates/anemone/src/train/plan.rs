@@ -78,7 +78,9 @@ impl TrainPlan {
         let forward = validate(built.program.clone(), &Limits::none())?;
         let params: Vec<&str> = built.params.iter().map(|(_, name)| name.as_str()).collect();
         let forward = fit::to_device(&forward, &params, target)?;
-        let mut wrt = params.clone();
+        let trained = built.params.iter().filter(|(spec, _)| spec.trainable);
+        let mut wrt: Vec<&str> = trained.map(|(_, name)| name.as_str()).collect();
+        let n_trained = wrt.len();
         if target.input_gradient {
             wrt.push(INPUT);
         }
@@ -92,7 +94,7 @@ impl TrainPlan {
         let program = validate(joint.program, &Limits::none())?;
         let f = program.main();
         let Assigned { order, calls, prepared, reasons } = assign::assign(f, &params, &built.loss, target)?;
-        let gradients = &joint.gradients[..params.len()];
+        let gradients = &joint.gradients[..n_trained];
         let (host, weights) = HostSide::new(f, &order, &calls, &prepared, &params, &built.loss, gradients)?;
         let description = Description::new(f, &order, &calls, &reasons, &host, target);
         let (mut n_device, mut n_host) = (0, 0);

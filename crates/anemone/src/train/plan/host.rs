@@ -220,7 +220,7 @@ impl Environment {
         self.get(self.side.loss).first().copied().unwrap_or(f32::NAN)
     }
 
-    /// The gradient of a parameter, after a step.
+    /// The gradient of a parameter that is trained, after a step.
     pub(crate) fn gradient(&self, param: usize) -> &[f32] {
         self.get(self.side.gradients[param])
     }
