@@ -68,7 +68,7 @@ impl Data for Noise {
 }
 
 fn trainer(config: &Config, data: &Noise) -> Trainer {
-    let model = config.model.model(&data).unwrap();
+    let model = config.model.model(data).unwrap();
     Trainer::with_model(config, &*model, Box::new(data.clone()), open(config)).unwrap()
 }
 
