@@ -18,7 +18,7 @@ mod product;
 mod reduce;
 mod slots;
 pub(crate) mod steps;
-pub mod threads;
+pub(crate) mod threads;
 mod window;
 
 #[cfg(test)]

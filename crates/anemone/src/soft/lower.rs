@@ -18,8 +18,8 @@ impl Planner<'_> {
     /// Plans a call by a step of its own; `None` if there is none for it.
     pub(super) fn fast(&mut self, call: &ValidCall) -> Option<()> {
         let mut ids = call.args.iter().flatten().flat_map(|a| a.ids()).chain(&call.outputs);
-        // Tensors without elements are left to the definition.
-        if ids.any(|&id| self.f.value(id).ty.as_tensor().is_some_and(|t| t.n_elements() == Some(0))) {
+        // Tensors without elements are left to the definition, but not for an argument such as the shape of a scalar.
+        if ids.any(|&id| self.n_elements(id) == 0 && self.constant(id).is_none()) {
             return None;
         }
         if call.op.name == "split" {

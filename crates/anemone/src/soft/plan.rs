@@ -73,6 +73,7 @@ impl Plan {
         &self.steps
     }
 
+    /// The elements of all slots.
     #[cfg(test)]
     pub(super) fn n_elements(&self) -> usize {
         self.slots.n_elements()

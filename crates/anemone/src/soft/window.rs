@@ -5,8 +5,8 @@ use super::reduce::larger;
 use super::threads;
 use pulp::Arch;
 
-/// Elements of the windows that are laid out at a time.
-const MOST_LAID_OUT: usize = 1 << 17;
+/// Elements of the windows that are laid out at a time; in tests few, so that small images take several turns.
+const MOST_LAID_OUT: usize = if cfg!(test) { 1 << 10 } else { 1 << 17 };
 
 /// Which elements of an image of two axes each window looks at.
 #[derive(Clone, Debug)]
