@@ -114,7 +114,7 @@ impl Forward {
         data.batch(part, index, &mut self.x, &mut self.target)?;
         // The graph declares input, target, then parameters, and returns loss and prediction.
         for (i, values) in [&self.x[..], &self.target].iter().chain(params).enumerate() {
-            self.memory.input_mut(&self.plan, i).copy_from_slice(values);
+            self.memory.write_input(&self.plan, i, values);
         }
         self.plan.run(&mut self.memory)?;
         let loss = f64::from(self.memory.output(&self.plan, 0)[0]);
