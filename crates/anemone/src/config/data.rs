@@ -12,6 +12,51 @@ use std::fmt;
 use std::path::Path;
 
 /// What a model is trained on. Paths are relative to the current folder.
+///
+/// ```
+/// # use anemone::Config;
+/// # for text in [
+/// # r#"
+/// [data]                              # 1797 digits of 8x8 pixels, built in
+/// kind = "digits"
+/// batch = 64
+/// # "#, r#"
+/// [data]                              # MNIST
+/// kind = "tensors"
+/// inputs = "train-images-idx3-ubyte.gz"
+/// targets = "train-labels-idx1-ubyte.gz"
+/// validation_inputs = "t10k-images-idx3-ubyte.gz"
+/// validation_targets = "t10k-labels-idx1-ubyte.gz"
+/// classes = 10
+/// scale = 0.00392156862745098
+/// # "#, r#"
+/// [data]                              # a table of numbers, one of which is to be predicted
+/// kind = "tensors"
+/// inputs = "houses.csv"
+/// target_column = "price"
+/// standardize = true
+/// # "#, r#"
+/// [data]                              # nine plays, built in
+/// kind = "shakespeare"
+/// length = 64
+/// batch = 12
+/// # "#, r#"
+/// [data]                              # any text; "bytes" or a tokenizer.json instead of "characters"
+/// kind = "text"
+/// path = "book.txt"
+/// tokenizer = "characters"
+/// # "#, r#"
+/// [data]                              # tokens as llama2.c writes them
+/// kind = "tokens"
+/// path = "TinyStories_all_data/data00.bin"
+/// format = "u16"
+/// vocabulary = 32000
+/// length = 256
+/// # "#] {
+/// #     Config::from_toml(text)?;
+/// # }
+/// # Ok::<(), anemone::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum DataConfig {

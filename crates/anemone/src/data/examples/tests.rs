@@ -119,6 +119,13 @@ fn other_examples_can_be_the_validation_part() {
     assert_eq!(validation, [40, 41, 42]);
     let train: BTreeSet<_> = (0..5).flat_map(|i| rows(&mut data, Part::Train, i)).collect();
     assert_eq!(train, (0..5).collect());
+    let named = |mut pairs: Pairs, names: [&str; 2]| {
+        pairs.inputs.columns = Some(names.map(String::from).to_vec());
+        pairs
+    };
+    let held = Held::Separate(named(other.clone(), ["v", "u"]));
+    let e = Examples::new(named(pairs(5), ["u", "v"]), held, &options(2)).err().unwrap().to_string();
+    assert!(e.contains("the columns v, u, expected u, v"), "{e}");
     other.inputs.shape = vec![6];
     other.targets = array(&[6], vec![0.0; 6]);
     let e = Examples::new(pairs(5), Held::Separate(other), &options(2)).err().unwrap().to_string();
