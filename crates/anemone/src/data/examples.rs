@@ -1,7 +1,7 @@
 //! Examples: an input and a target each, in arrays.
 
 use super::order::Order;
-use super::{Array, Data, IGNORE, Layout, MAX_CLASSES, Part, check_batch, n_held};
+use super::{Array, Data, IGNORE, Layout, MAX_CLASSES, Part, check_batch, check_size, n_held};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType};
 use serde::{Deserialize, Serialize};
@@ -103,9 +103,9 @@ impl Examples {
             }
         };
         let (input_size, batch) = (inputs.row_size(), options.batch);
-        if batch == 0 || train.is_empty() {
-            let what = format!("{} training examples in batches of {batch}, expected 1 or more", train.len());
-            return Err(inputs.wrong(what));
+        check_size(batch, input_size.max(target_size))?;
+        if train.is_empty() {
+            return Err(inputs.wrong("no examples are left to train on"));
         }
         if options.n_classes.is_none() && !validation.is_empty() && validation.len() < batch {
             let what = format!("{} validation examples, expected a whole batch of {batch}", validation.len());

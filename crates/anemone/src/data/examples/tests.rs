@@ -212,7 +212,9 @@ fn what_does_not_fit_is_said() {
         (with(&|p| p.targets.shape = vec![2, 2]), none.clone(), options(2), "2 targets, expected 4"),
         (with(&|p| p.targets = p.inputs.clone()), none.clone(), options(2), "expected a class for each example"),
         (with(&|p| p.inputs = array(&[0, 2], vec![])), none.clone(), options(2), "0 examples"),
-        (pairs(4), none.clone(), options(0), "in batches of 0"),
+        (pairs(4), Held::Fraction(1.5, Split::Tail), options(2), "no examples are left to train on"),
+        (pairs(4), none.clone(), options(0), "a batch of 0 times 2 numbers"),
+        (pairs(4), none.clone(), options(usize::MAX), "numbers, expected 1 to 2147483648 in all"),
         (pairs(4), none.clone(), images.clone(), "`data.image` to say [C, H, W]"),
         (
             pairs(4),
