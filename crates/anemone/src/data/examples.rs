@@ -96,10 +96,11 @@ impl Examples {
             Held::Fraction(fraction, split) => split_rows(n, fraction, split),
             Held::Separate(other) => {
                 check_pairs(&other, options)?;
-                let all = n + other.inputs.n_rows();
+                let all = u32::try_from(n + other.inputs.n_rows())
+                    .map_err(|_| other.inputs.wrong(format!("too many examples, expected {} in all", u32::MAX)))?;
                 append(&mut inputs, other.inputs)?;
                 append(&mut targets, other.targets)?;
-                ((0..n as u32).collect(), (n as u32..all as u32).collect())
+                ((0..n as u32).collect(), (n as u32..all).collect())
             }
         };
         let (input_size, batch) = (inputs.row_size(), options.batch);
