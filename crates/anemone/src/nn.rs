@@ -91,7 +91,7 @@ impl Graph {
         }
         // A program's names have no dots.
         let value = self.builder.input(&name.replace('.', "_"), TensorType::new(DType::Fp32, shape))?;
-        self.params.push((ParamSpec { name: name.into(), shape: shape.to_vec(), init }, value));
+        self.params.push((ParamSpec::new(name, shape, init), value));
         Ok(value)
     }
 }

@@ -12,6 +12,10 @@ pub struct ParamSpec {
     pub shape: Vec<usize>,
     /// Its first value.
     pub init: Init,
+    /// Whether training changes it; if not, it needs no gradient and no place in an optimizer.
+    pub trainable: bool,
+    /// Whether weight decay acts on it.
+    pub decay: bool,
 }
 
 /// The first value of a parameter.
@@ -47,6 +51,11 @@ pub enum Init {
 }
 
 impl ParamSpec {
+    /// A parameter that is trained and decays.
+    pub fn new(name: &str, shape: &[usize], init: Init) -> ParamSpec {
+        ParamSpec { name: name.into(), shape: shape.to_vec(), init, trainable: true, decay: true }
+    }
+
     /// The number of elements.
     pub fn n_elements(&self) -> usize {
         self.shape.iter().product()

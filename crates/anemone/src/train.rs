@@ -52,6 +52,8 @@ pub struct Trainer {
     plan: TrainPlan,
     specs: Vec<ParamSpec>,
     params: Vec<Vec<f32>>,
+    /// Those of the parameters that are trained, in the order of the plan's gradients.
+    trained: Vec<ParamSpec>,
     optimizer: Box<dyn Optimizer>,
     environment: Environment,
     compiler: Arc<Compiler>,
@@ -174,13 +176,14 @@ impl Trainer {
     ) -> Result<Trainer> {
         config.check()?;
         let built = Graph::build(model, data.input(), data.target())?;
-        if built.params.is_empty() {
-            return Err(Error::config("the model declares no parameter: there is nothing to train"));
+        if !built.params.iter().any(|(spec, _)| spec.trainable) {
+            return Err(Error::config("the model declares no parameter that is trained: there is nothing to do"));
         }
         let plan = TrainPlan::new(&built, config.train.input_gradient)?;
         let mut random = Random::new(config.train.seed);
         let specs: Vec<ParamSpec> = built.params.iter().map(|(spec, _)| spec.clone()).collect();
         let params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
+        let trained: Vec<ParamSpec> = specs.iter().filter(|spec| spec.trainable).cloned().collect();
         let (compiler, io, n_fallbacks) = compiler(config, &device, &plan, config.weights.io)?;
         let forward = Forward::new(&built, &*data)?;
         let n_compiles_before = device.usage().n_compiles;
@@ -205,12 +208,13 @@ impl Trainer {
             clock: Instant::now(),
             finished: config.train.steps == 0,
             io_fell_back: io != config.weights.io,
-            optimizer: config.optimizer.optimizer(&specs),
+            optimizer: config.optimizer.optimizer(&trained),
             config: config.clone(),
             data,
             plan,
             specs,
             params,
+            trained,
             forward,
             validated: None,
         };
@@ -239,8 +243,8 @@ impl Trainer {
                 found.map(|t| t.data.clone()).ok_or_else(missing)
             })
             .collect::<Result<_>>()?;
-        let mut optimizer = self.config.optimizer.optimizer(&self.specs);
-        optim::restore(&mut *optimizer, &checkpoint.tensors, &self.specs)?;
+        let mut optimizer = self.config.optimizer.optimizer(&self.trained);
+        optim::restore(&mut *optimizer, &checkpoint.tensors, &self.trained)?;
         let mut n_fallbacks = 0;
         if state.io != self.state.io {
             // Where fp32 was taken, it may not be taken here.
@@ -379,7 +383,7 @@ impl Trainer {
         let state =
             serde_json::to_value(&state).map_err(|e| Error::checkpoint(format!("write the state: {e}")))?;
         let mut tensors = self.weights();
-        tensors.extend(optim::to_tensors(&*self.optimizer, &self.specs));
+        tensors.extend(optim::to_tensors(&*self.optimizer, &self.trained));
         Ok(Checkpoint { config: self.identity(), state, tensors })
     }
 
@@ -464,10 +468,11 @@ impl Trainer {
 
     /// Adds the step's gradients to the batch's.
     fn accumulate(&mut self) {
-        let gradients = self.plan.gradients.iter().take(self.params.len()).map(|&id| self.environment.get(id));
         if self.config.train.accumulate > 1 {
+            // The gradient of the input, if there is one, comes last.
+            let gradients = self.plan.gradients.iter().zip(&self.trained).map(|(&id, _)| self.environment.get(id));
             if self.batch.gradients.is_empty() {
-                self.batch.gradients = self.params.iter().map(|p| vec![0.0; p.len()]).collect();
+                self.batch.gradients = self.trained.iter().map(|spec| vec![0.0; spec.n_elements()]).collect();
             }
             let first = self.batch.n_added == 0;
             for (sum, gradient) in self.batch.gradients.iter_mut().zip(gradients) {
@@ -505,7 +510,7 @@ impl Trainer {
             return Ok(None);
         }
         let gradients: Vec<&[f32]> = match self.config.train.accumulate {
-            1 => self.plan.gradients.iter().take(self.params.len()).map(|&id| self.environment.get(id)).collect(),
+            1 => self.plan.gradients.iter().zip(&self.trained).map(|(&id, _)| self.environment.get(id)).collect(),
             _ => self.batch.gradients.iter().map(Vec::as_slice).collect(),
         };
         // The sum of f32 squares in f64 is finite if and only if all of them are.
@@ -521,7 +526,8 @@ impl Trainer {
         let clip = f64::from(self.config.train.clip);
         let shorter = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
         let update = Update { index: self.state.update, scale: shorter * stale_scale / divisor, lr };
-        let mut params: Vec<&mut [f32]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
+        let trained = self.params.iter_mut().zip(&self.specs).filter(|(_, spec)| spec.trainable);
+        let mut params: Vec<&mut [f32]> = trained.map(|(p, _)| p.as_mut_slice()).collect();
         self.optimizer.step(&mut params, &gradients, update);
         self.state.update += 1;
         self.state.precision.made(&self.config.train.loss_scale);

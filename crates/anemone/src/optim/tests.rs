@@ -1,3 +1,5 @@
+//! Optimizers and schedules against figures of optax, and their state through tensors and back.
+
 use super::*;
 use crate::config::{ScheduleConfig, ScheduleKind, TrainConfig};
 use crate::params::Init;
@@ -38,7 +40,7 @@ impl Fixture {
                 [o, i] => vec![o, i, 1, 1],
                 _ => panic!("{shape:?}"),
             };
-            ParamSpec { name: name.clone(), shape, init: Init::Zeros }
+            ParamSpec::new(name, &shape, Init::Zeros)
         };
         self.shapes.iter().map(spec).collect()
     }
@@ -120,8 +122,31 @@ fn an_optimizer_restored_from_tensors_goes_on_bit_for_bit() {
 }
 
 #[test]
+fn weight_decay_is_for_matrices_that_the_model_does_not_exempt() {
+    let spec = |shape: &[usize], decay| ParamSpec { decay, ..ParamSpec::new("w", shape, Init::Zeros) };
+    let specs = [
+        spec(&[4, 3, 1, 1], true),
+        spec(&[4, 3, 1, 1], false),
+        spec(&[1, 4, 1, 1], true),
+        spec(&[4, 1, 3, 3], true),
+        spec(&[4], true),
+    ];
+    assert_eq!(decays(0.5, &specs), [0.5, 0.0, 0.0, 0.5, 0.0]);
+    for kind in ["sgd", "adamw", "muon"] {
+        let config: OptimizerConfig = toml::from_str(&format!("kind = \"{kind}\"\nweight_decay = 0.5")).unwrap();
+        let mut params: Vec<Vec<f32>> = specs.iter().map(|s| vec![1.0; s.n_elements()]).collect();
+        let gradients: Vec<Vec<f32>> = specs.iter().map(|s| vec![0.0; s.n_elements()]).collect();
+        let gradients: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+        let mut moved: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
+        config.optimizer(&specs).step(&mut moved, &gradients, Update { index: 0, scale: 1.0, lr: 0.1 });
+        let shrunk: Vec<bool> = params.iter().map(|p| p.iter().all(|&p| p < 1.0)).collect();
+        assert_eq!(shrunk, [true, false, false, true, false], "{kind}");
+    }
+}
+
+#[test]
 fn muon_takes_singular_values_near_one_and_a_gradient_of_zero_to_no_step() {
-    let specs = [ParamSpec { name: "fc1.weight".into(), shape: vec![2, 2, 1, 1], init: Init::Zeros }];
+    let specs = [ParamSpec::new("fc1.weight", &[2, 2, 1, 1], Init::Zeros)];
     let config: OptimizerConfig = toml::from_str("kind = \"muon\"").unwrap();
     let direction = |g: [f32; 4]| {
         let mut p = vec![0.0; 4];

@@ -32,7 +32,7 @@ pub(crate) struct TrainPlan {
     pub(crate) target: ValueId,
     pub(crate) loss_scale: ValueId,
     pub(crate) loss: ValueId,
-    /// The parameters and, in the same order, their gradients.
+    /// The parameters, and in the same order the gradients of those that are trained.
     pub(crate) params: Vec<ValueId>,
     pub(crate) gradients: Vec<ValueId>,
     /// Floating-point operations of a step in matrix products, on the device and on the host.
@@ -70,7 +70,8 @@ impl TrainPlan {
     /// If an op has no gradient, or cannot be run.
     pub(crate) fn new(built: &Built, input_gradient: bool) -> Result<TrainPlan> {
         let forward = validate(built.program.clone(), &Limits::none())?;
-        let mut wrt: Vec<&str> = built.params.iter().map(|(_, name)| name.as_str()).collect();
+        let trained = built.params.iter().filter(|(spec, _)| spec.trainable);
+        let mut wrt: Vec<&str> = trained.map(|(_, name)| name.as_str()).collect();
         if input_gradient {
             wrt.push(INPUT);
         }
