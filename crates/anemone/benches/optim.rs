@@ -13,7 +13,8 @@ fn main() {
 const SIZE: usize = 1024;
 
 fn update(bencher: Bencher<'_, '_>, config: OptimizerConfig, n: usize) {
-    let specs = vec![ParamSpec::new("weight", &[SIZE, SIZE, 1, 1], Init::Zeros); n];
+    let spec = |i| ParamSpec::new(&format!("{i}"), &[SIZE, SIZE, 1, 1], Init::Zeros);
+    let specs: Vec<ParamSpec> = (0..n).map(spec).collect();
     let mut optimizer = config.optimizer(&specs);
     let mut params = vec![vec![0.5; SIZE * SIZE]; n];
     let gradient: Vec<f32> = (0..SIZE * SIZE).map(|i| (i as f32 * 0.37).sin()).collect();

@@ -1,15 +1,18 @@
 //! The configuration of a run: what `config.toml` says, with a default for everything.
 
+mod data;
 mod presets;
 mod train;
 
-use crate::data::{Data, Layout, Sine};
+use crate::data::{Data, Layout};
 use crate::device::Select;
 use crate::error::{Error, Result};
-use crate::models::Mlp;
-use crate::nn::Model;
+use crate::models::{Convnet, Gpt, Llama, Mlp, determine};
+use crate::nn::{Decoder, Loss, Model};
 use crate::optim::OptimizerConfig;
+use anemone_mil::ir::TensorType;
 use anemone_mil::limits::Chip;
+pub use data::{DataConfig, DigitsConfig, ShakespeareConfig, TensorsConfig, TextConfig, TokensConfig};
 pub use presets::PRESETS;
 use serde::{Deserialize, Serialize};
 pub use train::*;
@@ -30,6 +33,8 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// How kernels get new weights.
     pub weights: WeightsConfig,
+    /// What runs where.
+    pub plan: PlanConfig,
     /// Where.
     pub device: DeviceConfig,
     /// When progress is saved.
@@ -42,19 +47,70 @@ pub struct Config {
 pub enum ModelConfig {
     /// Linear layers with an activation between them.
     Mlp(Mlp),
+    /// Convolutions and a classifier.
+    Convnet(Convnet),
+    /// The transformer of GPT-2.
+    Gpt(Gpt),
+    /// The transformer of Llama.
+    Llama(Llama),
 }
 
 impl Default for ModelConfig {
+    /// One for any number of channels that the data does not determine.
     fn default() -> ModelConfig {
-        ModelConfig::Mlp(Mlp::default())
+        ModelConfig::Mlp(Mlp { inputs: 64, outputs: 64, ..Mlp::default() })
     }
 }
 
 impl ModelConfig {
-    /// The model.
-    pub fn model(&self) -> Box<dyn Model> {
+    /// The model for this data, whose sizes stand where the configuration leaves them out.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration's sizes are too small for the data, or neither has them.
+    pub fn model(&self, data: &dyn Data) -> Result<Box<dyn Model>> {
+        Ok(match self.determined(data)? {
+            ModelConfig::Mlp(mlp) => Box::new(mlp),
+            ModelConfig::Convnet(convnet) => Box::new(convnet),
+            ModelConfig::Gpt(gpt) => Box::new(gpt),
+            ModelConfig::Llama(llama) => Box::new(llama),
+        })
+    }
+
+    /// The configuration with the sizes of this data where it leaves them out.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelConfig::model`].
+    pub fn determined(&self, data: &dyn Data) -> Result<ModelConfig> {
+        let size = |ty: TensorType, axis: usize| ty.fixed_shape().and_then(|shape| shape.get(axis).copied());
+        let n_classes = data.n_classes();
+        let mut config = self.clone();
+        match &mut config {
+            ModelConfig::Mlp(mlp) => {
+                determine(&mut mlp.inputs, "model.inputs", size(data.input(), 1))?;
+                let n_outputs = match mlp.loss {
+                    Loss::CrossEntropy => n_classes,
+                    Loss::Mse => size(data.target(), 1),
+                };
+                determine(&mut mlp.outputs, "model.outputs", n_outputs)?;
+            }
+            ModelConfig::Convnet(convnet) => determine(&mut convnet.classes, "model.classes", n_classes)?,
+            ModelConfig::Gpt(gpt) => {
+                determine(&mut gpt.vocabulary, "model.vocabulary", n_classes)?;
+                determine(&mut gpt.context, "model.context", size(data.input(), 1))?;
+            }
+            ModelConfig::Llama(llama) => determine(&mut llama.vocabulary, "model.vocabulary", n_classes)?,
+        }
+        Ok(config)
+    }
+
+    /// The model as one that goes token by token; `None` if it is none.
+    pub fn decoder(&self) -> Option<Box<dyn Decoder>> {
         match self {
-            ModelConfig::Mlp(mlp) => Box::new(mlp.clone()),
+            ModelConfig::Mlp(_) | ModelConfig::Convnet(_) => None,
+            ModelConfig::Gpt(gpt) => Some(Box::new(gpt.clone())),
+            ModelConfig::Llama(llama) => Some(Box::new(llama.clone())),
         }
     }
 
@@ -62,24 +118,9 @@ impl ModelConfig {
     pub fn layout(&self) -> Layout {
         match self {
             ModelConfig::Mlp(_) => Layout::Columns,
+            ModelConfig::Convnet(_) => Layout::Images,
+            ModelConfig::Gpt(_) | ModelConfig::Llama(_) => Layout::Tokens,
         }
-    }
-}
-
-/// What it is trained on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum DataConfig {
-    /// One batch of a sine, whose target is itself.
-    Sine {
-        /// Rows in a batch.
-        rows: usize,
-    },
-}
-
-impl Default for DataConfig {
-    fn default() -> DataConfig {
-        DataConfig::Sine { rows: 16 }
     }
 }
 
@@ -109,6 +150,27 @@ impl Default for WeightsConfig {
             compile_budget: 0,
         }
     }
+}
+
+/// What runs where.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlanConfig {
+    /// Where the gradients of weights are computed: products of two activations, summed over the batch.
+    pub weight_gradients: Place,
+    /// Whether the backward pass computes activations again instead of keeping them: less memory, more work.
+    pub recompute: bool,
+}
+
+/// Where something is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// On the host, in f32, while the device computes what comes next.
+    #[default]
+    Host,
+    /// On the device, in fp16.
+    Device,
 }
 
 /// How a kernel gets new weights.
@@ -217,22 +279,10 @@ impl Config {
         self.train.check()?;
         let scale = self.weights.stale_scale;
         positive(scale.is_finite() && scale >= 0.0, "weights.stale_scale", &scale, "0 or more")?;
-        let DataConfig::Sine { rows } = self.data;
-        positive(rows > 0, "data.rows", &rows, "1 or more")?;
+        self.data.check()?;
         self.optimizer.check()?;
         self.device.options()?;
         Ok(())
-    }
-
-    /// The data.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read or does not suit the model.
-    pub fn data(&self) -> Result<Box<dyn Data>> {
-        let ModelConfig::Mlp(mlp) = &self.model;
-        let DataConfig::Sine { rows } = self.data;
-        Ok(Box::new(Sine { inputs: mlp.inputs, outputs: mlp.outputs, rows }))
     }
 
     /// What must not change between a checkpoint and the run that resumes it, as TOML. How long to train, when to
@@ -259,6 +309,8 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Part;
+    use anemone_mil::ir::DType;
 
     #[test]
     fn a_configuration_is_read_back_as_it_was_written() {
@@ -293,6 +345,88 @@ mod tests {
             let e = Config::from_toml(text).unwrap_err().to_string();
             assert!(e.contains(named), "{text}: {e}");
         }
+    }
+
+    #[test]
+    fn every_model_is_read_back_as_it_was_written() {
+        for kind in ["mlp", "convnet", "gpt", "llama"] {
+            for more in ["", "lora = { rank = 4, targets = [\"q_proj\"] }"] {
+                let text = format!("[model]\nkind = \"{kind}\"\n{more}");
+                let config = Config::from_toml(&text).unwrap();
+                assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config, "{text}");
+                assert_eq!(config.to_toml().contains("rank = 4"), !more.is_empty(), "{text}");
+            }
+            let e = Config::from_toml(&format!("[model]\nkind = \"{kind}\"\nwiden = 1")).unwrap_err().to_string();
+            assert!(e.contains("widen"), "{kind}: {e}");
+        }
+        let text = "[model]\nkind = \"convnet\"\nreduction = \"average\"\n\
+            blocks = [{ channels = 8, activation = \"gelu_tanh\" }, { groups = 2, pool = { kind = \"average\" } }]";
+        let config = Config::from_toml(text).unwrap();
+        let ModelConfig::Convnet(convnet) = &config.model else { panic!("{:?}", config.model) };
+        assert_eq!((convnet.blocks[0].channels, convnet.blocks[1].groups), (8, 2));
+        assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
+    }
+
+    /// Tokens or images of so many classes.
+    struct Classes(Vec<usize>, usize);
+
+    impl Data for Classes {
+        fn input(&self) -> TensorType {
+            let dtype = if self.0.len() == 2 { DType::Int32 } else { DType::Fp32 };
+            TensorType::new(dtype, &self.0)
+        }
+
+        fn target(&self) -> TensorType {
+            // A class for each token, image or column.
+            let shape = match self.0[..] {
+                [n, s] => [n, s],
+                [1, _, 1, n] => [1, n],
+                _ => [self.0[0], 1],
+            };
+            TensorType::new(DType::Int32, &shape)
+        }
+
+        fn n_classes(&self) -> Option<usize> {
+            Some(self.1)
+        }
+
+        fn batch(&mut self, _: Part, _: u64, _: &mut [f32], _: &mut [f32]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_model_leaves_out_the_data_determines() {
+        for (kind, shape, more) in [
+            ("mlp", vec![1, 64, 1, 5], "loss = \"cross_entropy\""),
+            ("convnet", vec![5, 1, 8, 8], ""),
+            ("gpt", vec![5, 16], "n_layers = 1"),
+            ("llama", vec![5, 16], "n_layers = 1"),
+        ] {
+            let config =
+                |more: &str| Config::from_toml(&format!("[model]\nkind = \"{kind}\"\n{more}")).unwrap().model;
+            let data = Classes(shape, 10);
+            let model = config(more).model(&data).unwrap();
+            let built = crate::nn::Graph::build(&*model, data.input(), data.target()).unwrap();
+            let (last, _) = built.params.iter().rfind(|(spec, _)| spec.decay).unwrap();
+            let n_classes = match kind {
+                "gpt" => built.params[0].0.shape[0],
+                _ => last.shape[0],
+            };
+            assert_eq!(n_classes, 10, "{kind}");
+            let key = match kind {
+                "mlp" => "outputs",
+                "convnet" => "classes",
+                _ => "vocabulary",
+            };
+            let small = config(&format!("{more}\n{key} = 9"));
+            let Err(e) = small.model(&data) else { panic!("{kind} takes 9 classes for 10") };
+            assert!(e.is_config() && e.to_string().contains(&format!("model.{key}")), "{e}");
+            assert!(config(&format!("{more}\n{key} = 11")).model(&data).is_ok());
+            assert_eq!(config(more).decoder().is_some(), ["gpt", "llama"].contains(&kind));
+        }
+        let long = Config::from_toml("[model]\nkind = \"gpt\"\ncontext = 8").unwrap().model;
+        assert!(long.model(&Classes(vec![5, 16], 10)).is_err_and(|e| e.to_string().contains("model.context")));
     }
 
     #[test]

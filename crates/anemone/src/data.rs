@@ -1,14 +1,34 @@
 //! Where batches come from.
+//!
+//! A data set is built once, with everything checked that can be, and then asked for batches by their index. Which
+//! examples are in a batch follows from the seed and the index alone; [`order`] says how, exactly enough to be written
+//! again in another language.
 
+mod array;
+mod built_in;
+mod examples;
+pub mod order;
 mod sine;
+mod stream;
+mod tokenizer;
+mod tokens;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use anemone_mil::ir::TensorType;
+pub use array::Array;
+pub use built_in::{digits, shakespeare};
+pub use examples::{Examples, ExamplesOptions, Held, Pairs, Split};
 pub use sine::Sine;
+pub use stream::{Stream, StreamOptions};
+pub use tokenizer::Tokenizer;
+pub use tokens::{TokenFormat, Tokens};
 
 /// A class that does not count: neither in a loss nor in an accuracy. What fills up the last batch of a validation
 /// set has it for a target.
 pub const IGNORE: i32 = -1;
+
+/// The most classes or tokens there can be: all of them are numbers that f32 holds exactly.
+pub const MAX_CLASSES: usize = 1 << 24;
 
 /// A source of batches. The batch of an index is always the same, so a position is a number and resuming is exact.
 pub trait Data: Send {
@@ -21,6 +41,11 @@ pub trait Data: Send {
 
     /// The number of classes or tokens there are, where there are any.
     fn n_classes(&self) -> Option<usize> {
+        None
+    }
+
+    /// What turned text into the tokens, where it was text.
+    fn tokenizer(&self) -> Option<&Tokenizer> {
         None
     }
 
@@ -55,4 +80,26 @@ pub enum Layout {
     Images,
     /// An example is a run of tokens: inputs and targets `[N, S]`.
     Tokens,
+}
+
+/// Checks what a batch is asked for: a batch that there is, in places of these sizes.
+fn check_batch(data: &dyn Data, part: Part, index: u64, sizes: [(&[f32], usize); 2]) -> Result<()> {
+    for (what, (place, expected)) in ["input", "target"].into_iter().zip(sizes) {
+        if place.len() != expected {
+            let found = place.len();
+            return Err(Error::config(format!(
+                "{what} of a batch: a place for {found} numbers, expected {expected}"
+            )));
+        }
+    }
+    let n = data.n_validation_batches();
+    if part == Part::Validation && index >= n {
+        return Err(Error::config(format!("validation batch {index}: there are {n}, counted from 0")));
+    }
+    Ok(())
+}
+
+/// How many of `n` the fraction holds back for validation.
+fn n_held(n: usize, fraction: f64) -> usize {
+    (n as f64 * fraction) as usize
 }

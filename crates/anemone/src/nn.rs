@@ -1,10 +1,30 @@
 //! Layers over the program builder, and the graph that collects what they declare.
+//!
+//! Activations are channel-first: `[N, C, 1, S]` for `N` runs of `S` tokens, `[1, C, 1, N]` for `N` columns,
+//! `[N, C, H, W]` for images.
+
+mod activation;
+mod attention;
+pub(crate) mod conv;
+mod decoder;
+mod embedding;
+mod linear;
+mod loss;
+mod norm;
+
+pub use activation::{Activation, swiglu};
+pub use attention::{Heads, Pass, attention, rope};
+pub use conv::{Conv2d, Pool, PoolKind, conv2d, global_pool, pool};
+pub use decoder::{BuiltDecoder, CacheShape, Decoder, POSITION, TOKEN};
+pub use embedding::{embedding, positions, tied_classifier};
+pub use linear::{Lora, linear};
+pub use loss::{Loss, cross_entropy, mse};
+pub use norm::{layer_norm, rms_norm};
 
 use crate::error::{Error, Result};
 use crate::params::{Init, ParamSpec};
 use anemone_mil::builder::{Builder, Value};
 use anemone_mil::ir::{DType, Program, TensorType, Version};
-use serde::{Deserialize, Serialize};
 use std::ops::{Deref, DerefMut};
 
 /// A training computation under construction: a program builder that also knows which inputs are parameters,
@@ -13,6 +33,7 @@ use std::ops::{Deref, DerefMut};
 pub struct Graph {
     builder: Builder,
     params: Vec<(ParamSpec, Value)>,
+    lora: Option<Lora>,
 }
 
 impl Deref for Graph {
@@ -71,126 +92,81 @@ impl Graph {
     ///
     /// If shapes do not fit, or a name is taken.
     pub fn build(model: &dyn Model, x: TensorType, target: TensorType) -> Result<Built> {
-        let mut g = Graph { builder: Builder::new(Version::V1_3), params: Vec::new() };
+        let mut g = Graph::new();
         let x = g.input(INPUT, x)?;
         let target = g.input(TARGET, target)?;
         let out = model.forward(&mut g, x, target)?;
         let loss = g.name(out.loss).to_string();
-        let params = g.params.iter().map(|(spec, v)| (spec.clone(), g.builder.name(*v).to_string())).collect();
+        let params = g.named_params();
         Ok(Built { program: g.builder.finish(&[out.loss, out.prediction])?, params, loss })
     }
 
-    /// Declares a parameter.
+    fn new() -> Graph {
+        Graph { builder: Builder::new(Version::V1_3), params: Vec::new(), lora: None }
+    }
+
+    fn named_params(&self) -> Vec<(ParamSpec, String)> {
+        self.params.iter().map(|(spec, v)| (spec.clone(), self.builder.name(*v).to_string())).collect()
+    }
+
+    /// Declares a parameter that weight decay acts on: a matrix, a kernel, a table.
     ///
     /// # Errors
     ///
     /// If the name is taken or is none: names are letters, digits, `_` and `.`.
     pub fn param(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Value> {
+        let trainable = self.lora.is_none();
+        self.declare(ParamSpec { trainable, ..ParamSpec::new(name, shape, init) })
+    }
+
+    /// Declares a parameter of one number a channel `[1, n_channels, 1, 1]`, which weight decay leaves alone: a bias,
+    /// the scale of a norm.
+    ///
+    /// # Errors
+    ///
+    /// As [`Graph::param`].
+    pub fn channel_param(&mut self, name: &str, n_channels: usize, init: Init) -> Result<Value> {
+        let trainable = self.lora.is_none();
+        let spec = ParamSpec::new(name, &[1, n_channels, 1, 1], init);
+        self.declare(ParamSpec { trainable, decay: false, ..spec })
+    }
+
+    fn declare(&mut self, spec: ParamSpec) -> Result<Value> {
+        let name = &spec.name;
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c)) {
             return Err(Error::config(format!("parameter `{name}`: expected letters, digits, `_` and `.`")));
         }
         // A program's names have no dots.
-        let value = self.builder.input(&name.replace('.', "_"), TensorType::new(DType::Fp32, shape))?;
-        self.params.push((ParamSpec::new(name, shape, init), value));
+        let value = self.builder.input(&name.replace('.', "_"), TensorType::new(DType::Fp32, &spec.shape))?;
+        self.params.push((spec, value));
         Ok(value)
     }
-}
 
-/// `y = W x (+ b)` over the channels of `x` `[N, I, 1, S]`, giving `[N, n_out, 1, S]`. Declares `NAME.weight`
-/// `[n_out, I, 1, 1]` and, with a bias, `NAME.bias` `[1, n_out, 1, 1]`.
-///
-/// # Errors
-///
-/// If `x` is not of rank 4 or the name is taken.
-pub fn linear(g: &mut Graph, name: &str, x: Value, n_out: usize, bias: bool, init: Init) -> Result<Value> {
-    let shape = g.shape(x)?;
-    let [_, n_in, ..] = shape[..] else {
-        return Err(Error::config(format!("layer `{name}`: input has shape {shape:?}, expected [N, C, 1, S]")));
-    };
-    let in_layer = |e: anemone_mil::Error| Error::from(e).context(format!("layer `{name}`"));
-    let weight = g.param(&format!("{name}.weight"), &[n_out, n_in, 1, 1], init)?;
-    // The call is named after its layer, and so are the programs cut from the graph.
-    let n_spatial = shape.len() - 2;
-    let ints = |x: i32, n: usize| anemone_mil::Tensor::i32s(&vec![x; n]);
-    let y = g
-        .call("conv")
-        .named(&name.replace('.', "_"))
-        .arg("x", x)
-        .arg("weight", weight)
-        .constant("strides", ints(1, n_spatial))
-        .constant("pad", ints(0, 2 * n_spatial))
-        .constant("dilations", ints(1, n_spatial))
-        .finish()
-        .map_err(in_layer)?;
-    if !bias {
-        return Ok(y);
+    /// Gives every linear layer that is made from here on and that `lora` means an adapter, and freezes all other
+    /// parameters declared from here on.
+    pub fn adapt(&mut self, lora: &Lora) {
+        self.lora = Some(lora.clone());
     }
-    // The engine's convolution takes no bias; it is added.
-    let b = g.param(&format!("{name}.bias"), &[1, n_out, 1, 1], Init::Zeros)?;
-    g.add(y, b).map_err(in_layer)
-}
 
-/// An activation function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Activation {
-    /// `max(x, 0)`.
-    #[default]
-    Relu,
-    /// `1 / (1 + exp(-x))`.
-    Sigmoid,
-    /// The hyperbolic tangent.
-    Tanh,
-    /// `x`.
-    None,
-}
-
-impl Activation {
-    /// Applies it.
-    ///
-    /// # Errors
-    ///
-    /// If `x` is no tensor of floating-point numbers.
-    pub fn apply(self, g: &mut Graph, x: Value) -> Result<Value> {
-        let op = match self {
-            Activation::Relu => "relu",
-            Activation::Sigmoid => "sigmoid",
-            Activation::Tanh => "tanh",
-            Activation::None => return Ok(x),
-        };
-        Ok(g.call(op).arg("x", x).finish()?)
+    /// What `f` makes, its errors under the name of a layer.
+    fn layer<T>(&mut self, name: &str, f: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
+        f(self).map_err(|e| e.context(format!("layer `{name}`")))
     }
-}
 
-/// A loss function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Loss {
-    /// The mean of the squared differences.
-    #[default]
-    Mse,
-}
+    /// The sizes of channel-first activations.
+    fn channel_first(&self, x: Value) -> Result<[usize; 4]> {
+        let shape = self.shape(x)?;
+        <[usize; 4]>::try_from(&shape[..]).map_err(|_| {
+            Error::config(format!("input has shape {shape:?}, expected [N, C, 1, S] or [N, C, H, W]"))
+        })
+    }
 
-impl Loss {
-    /// The loss of `y` against `target`, of the same shape: a single number.
-    ///
-    /// # Errors
-    ///
-    /// If the shapes differ.
-    pub fn of(self, g: &mut Graph, y: Value, target: Value) -> Result<Value> {
-        let (ys, ts) = (g.shape(y)?, g.shape(target)?);
-        if ys != ts {
-            return Err(Error::config(format!(
-                "the prediction has shape {ys:?}, the target {ts:?}: expected the same"
-            )));
-        }
-        match self {
-            Loss::Mse => {
-                let difference = g.sub(y, target)?;
-                let squares = g.call("square").arg("x", difference).finish()?;
-                let axes: Vec<i32> = (0..ys.len() as i32).collect();
-                Ok(g.reduce_mean(squares, &axes, false)?)
-            }
+    /// The sizes `[N, S]` of a tensor of tokens or classes.
+    fn whole_numbers(&self, x: Value, what: &str) -> Result<[usize; 2]> {
+        let ty = self.tensor_ty(x)?;
+        match (ty.dtype, ty.fixed_shape().as_deref()) {
+            (DType::Int32, Some(&[n, s])) => Ok([n, s]),
+            _ => Err(Error::config(format!("{what} is {ty}, expected int32 [N, S]"))),
         }
     }
 }

@@ -36,8 +36,8 @@ pub struct Update {
     pub lr: f32,
 }
 
-/// The optimizer and its own settings, as `config.toml` has them. Weight decay is for matrices, parameters with at
-/// least two dimensions above 1, of which the model does not say otherwise.
+/// The optimizer and its own settings, as `config.toml` has them. Weight decay acts on the
+/// parameters that their model says decay: matrices, kernels and tables, but not biases and scales.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum OptimizerConfig {
@@ -183,7 +183,7 @@ fn is_matrix(spec: &ParamSpec) -> bool {
 
 /// The weight decay of each parameter.
 fn decays(weight_decay: f32, specs: &[ParamSpec]) -> Vec<f32> {
-    specs.iter().map(|spec| if is_matrix(spec) && spec.decay { weight_decay } else { 0.0 }).collect()
+    specs.iter().map(|spec| if spec.decay { weight_decay } else { 0.0 }).collect()
 }
 
 /// Zeros for each parameter of which something is remembered.

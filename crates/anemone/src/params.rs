@@ -24,6 +24,13 @@ pub struct ParamSpec {
 pub enum Init {
     /// All 0.
     Zeros,
+    /// All 1.
+    Ones,
+    /// Normal, with mean 0.
+    Normal {
+        /// The standard deviation.
+        std: f32,
+    },
     /// Uniform in `[-bound, bound]`; without a bound `1 / sqrt(fan_in)`, PyTorch's default for linear layers.
     Uniform {
         /// The largest magnitude.
@@ -69,6 +76,8 @@ impl ParamSpec {
         };
         match self.init {
             Init::Zeros => vec![0.0; self.n_elements()],
+            Init::Ones => vec![1.0; self.n_elements()],
+            Init::Normal { std } => (0..self.n_elements()).map(|_| random.normal() as f32 * std).collect(),
             Init::Uniform { bound } => {
                 let fan_in: usize = self.shape.iter().skip(1).product();
                 let bound = bound.unwrap_or(1.0 / (fan_in.max(1) as f32).sqrt());

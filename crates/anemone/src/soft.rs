@@ -1,10 +1,25 @@
-//! The software engine's inside: programs become lists of steps over one block of memory.
+//! The software engine's inside: programs become lists of steps over a few blocks of memory.
 //!
-//! Every floating-point or boolean value lives in that block as `f32`; a value the program declares as fp16 always
-//! lies on the fp16 grid, because each step rounds its result once, to nearest, ties to even. Products of two
-//! fp16 numbers are exact in `f32`, and sums run in the order of the contracted axis, so that results are the
-//! same on every machine and for every way a product is written (`conv` or `matmul`).
+//! Every floating-point or boolean value lies there as `f32`; a value the program declares as fp16 always lies on the
+//! fp16 grid, because each step rounds its result once, to nearest, ties to even. Products of matrices multiply and add
+//! in one rounding, in the order of the contracted axis; machines without such an instruction compute the same by f64.
+//! So results are the same on every machine, with any number of threads, and for every way a product is written
+//! (`conv` or `matmul`).
 
+mod copy;
+mod fuse;
+mod gather;
 pub(crate) mod kernels;
+mod lower;
+mod math;
 pub(crate) mod plan;
+mod pointwise;
+mod product;
+mod reduce;
+mod slots;
 pub(crate) mod steps;
+pub(crate) mod threads;
+mod window;
+
+#[cfg(test)]
+mod tests;

@@ -12,22 +12,27 @@ use crate::config::{Config, Io, Strategy};
 use crate::data::{Data, Part};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Graph, Model};
+use crate::nn::{Built, Graph, Model};
 use crate::optim::{self, Optimizer, Update};
 use crate::params::ParamSpec;
 use crate::random::Random;
 use crate::report::{Best, Report, Stats, Validation};
 use crate::weights_file::NamedTensor;
 use anemone_mil::ir::DType;
-use compiling::compiler;
+use compiling::Cut;
 pub use evaluate::Evaluator;
 use evaluate::Forward;
-use kernels::{Background, Compiler, Kernels};
-use plan::{Environment, Piece, TrainPlan};
+use kernels::{Background, Compiler, Kernels, Work};
+pub use plan::{Description, HostOp, ProgramUse};
+use plan::{Environment, Part as PlanPart, TrainPlan};
 use precision::Precision;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Floating-point operations above which host work is done on this thread while another waits for the device;
+/// starting that one takes some 20 microseconds.
+const WORTH_A_THREAD: u64 = 4_000_000;
 
 /// Trains a model on a device, a step at a time.
 ///
@@ -51,9 +56,9 @@ pub struct Trainer {
     data: Box<dyn Data>,
     plan: TrainPlan,
     specs: Vec<ParamSpec>,
-    params: Vec<Vec<f32>>,
-    /// Those of the parameters that are trained, in the order of the plan's gradients.
+    /// Those of the parameters that are trained, which gradients and the optimizer go by.
     trained: Vec<ParamSpec>,
+    params: Vec<Vec<f32>>,
     optimizer: Box<dyn Optimizer>,
     environment: Environment,
     compiler: Arc<Compiler>,
@@ -70,6 +75,7 @@ pub struct Trainer {
     finished: bool,
     /// Whether this process found that fp32 inputs and outputs are refused.
     io_fell_back: bool,
+    built: Built,
     forward: Forward,
     /// What the weights do on the validation data, and the steps done by then.
     validated: Option<(u64, Validation)>,
@@ -160,7 +166,8 @@ impl Trainer {
     ///
     /// If the configuration asks for something impossible, on this device or at all.
     pub fn new(config: &Config, device: Arc<dyn Device>) -> Result<Trainer> {
-        Trainer::with_model(config, &*config.model.model(), config.data()?, device)
+        let data = config.data()?;
+        Trainer::with_model(config, &*config.model.model(&*data)?, data, device)
     }
 
     /// A trainer of any model on any data; of the configuration, `model` and `data` are not looked at.
@@ -179,12 +186,11 @@ impl Trainer {
         if !built.params.iter().any(|(spec, _)| spec.trainable) {
             return Err(Error::config("the model declares no parameter that is trained: there is nothing to do"));
         }
-        let plan = TrainPlan::new(&built, config.train.input_gradient)?;
         let mut random = Random::new(config.train.seed);
         let specs: Vec<ParamSpec> = built.params.iter().map(|(spec, _)| spec.clone()).collect();
         let params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
-        let trained: Vec<ParamSpec> = specs.iter().filter(|spec| spec.trainable).cloned().collect();
-        let (compiler, io, n_fallbacks) = compiler(config, &device, &plan, config.weights.io)?;
+        let trained: Vec<ParamSpec> = specs.iter().filter(|s| s.trainable).cloned().collect();
+        let Cut { plan, compiler, io, n_fallbacks } = Cut::new(config, &built, &device, config.weights.io)?;
         let forward = Forward::new(&built, &*data)?;
         let n_compiles_before = device.usage().n_compiles;
         let trainer = Trainer {
@@ -213,8 +219,9 @@ impl Trainer {
             data,
             plan,
             specs,
-            params,
             trained,
+            params,
+            built,
             forward,
             validated: None,
         };
@@ -248,7 +255,10 @@ impl Trainer {
         let mut n_fallbacks = 0;
         if state.io != self.state.io {
             // Where fp32 was taken, it may not be taken here.
-            (self.compiler, state.io, n_fallbacks) = compiler(&self.config, &self.device, &self.plan, state.io)?;
+            let cut = Cut::new(&self.config, &self.built, &self.device, state.io)?;
+            self.environment = cut.plan.environment();
+            (self.plan, self.compiler, state.io) = (cut.plan, cut.compiler, cut.io);
+            n_fallbacks = cut.n_fallbacks;
             state.stats.n_io_fallbacks += n_fallbacks;
         }
         self.io_fell_back = n_fallbacks > 0;
@@ -294,7 +304,7 @@ impl Trainer {
         let step = self.state.step;
         let staleness = self.state.update - self.batch.kernel_update;
         let device_s = self.forward_and_backward()?;
-        let loss = self.environment.get(self.plan.loss)[0];
+        let loss = self.environment.loss();
         let skipped = !loss.is_finite();
         let first = step - self.batch.n_steps;
         let lr = self.config.train.lr_at(first);
@@ -345,6 +355,11 @@ impl Trainer {
     /// checkpoint was resumed: whether they were fp32 up to there.
     pub fn io_fell_back(&self) -> bool {
         self.io_fell_back
+    }
+
+    /// What a step does where.
+    pub fn plan(&self) -> &Description {
+        self.plan.description()
     }
 
     /// What it runs on.
@@ -421,8 +436,8 @@ impl Trainer {
             lr: self.config.train.lr_at(self.state.step.saturating_sub(1)),
             loss_scale: self.state.precision.scale,
             stats: self.stats(),
-            device_flops_per_step: self.plan.n_device_flops,
-            host_flops_per_step: self.plan.n_host_flops,
+            device_flops_per_step: self.plan.description().device_flops,
+            host_flops_per_step: self.plan.description().host_flops,
             n_params,
             evaluation,
             validation,
@@ -448,31 +463,40 @@ impl Trainer {
     /// One pass over all pieces; gives the time the device took, in seconds.
     fn forward_and_backward(&mut self) -> Result<f64> {
         let e = &mut self.environment;
-        let (x, target) = e.batch_mut(&self.plan);
+        let (x, target) = e.batch_mut();
         self.data.batch(Part::Train, self.state.step, x, target)?;
-        e.get_mut(self.plan.loss_scale).fill(self.state.precision.scale);
+        e.begin(self.state.precision.scale);
         let Some(kernels) = &mut self.kernels else { return Err(Error::config("there are no kernels")) };
         let mut device_s = 0.0;
-        for piece in &mut self.plan.pieces {
-            match piece {
-                Piece::Host(host) => host.run(e)?,
-                Piece::Device(index, linear) => {
+        // What only gradients need is done while the device works, if it is worth another thread.
+        let mut deferred = Vec::new();
+        for &part in &self.plan.parts {
+            match part {
+                PlanPart::Host(part) => self.plan.run_host(part, e)?,
+                PlanPart::Deferred(part) if self.plan.host_flops(part) < WORTH_A_THREAD => {
+                    self.plan.run_host(part, e)?;
+                }
+                PlanPart::Deferred(part) => deferred.push(part),
+                PlanPart::Device(index) => {
                     let start = Instant::now();
-                    kernels.run(*index, linear, e, &mut self.state.stats.n_retries)?;
+                    let parts = std::mem::take(&mut deferred);
+                    let mut work = |e: &mut Environment| parts.iter().try_for_each(|&p| self.plan.run_host(p, e));
+                    let meanwhile: Option<Work<'_>> = if parts.is_empty() { None } else { Some(&mut work) };
+                    kernels.run(index, &self.plan.calls[index], e, &mut self.state.stats.n_retries, meanwhile)?;
                     device_s += start.elapsed().as_secs_f64();
                 }
             }
         }
+        deferred.into_iter().try_for_each(|part| self.plan.run_host(part, e))?;
         Ok(device_s)
     }
 
     /// Adds the step's gradients to the batch's.
     fn accumulate(&mut self) {
+        let gradients = (0..self.trained.len()).map(|i| self.environment.gradient(i));
         if self.config.train.accumulate > 1 {
-            // The gradient of the input, if there is one, comes last.
-            let gradients = self.plan.gradients.iter().zip(&self.trained).map(|(&id, _)| self.environment.get(id));
             if self.batch.gradients.is_empty() {
-                self.batch.gradients = self.trained.iter().map(|spec| vec![0.0; spec.n_elements()]).collect();
+                self.batch.gradients = self.trained.iter().map(|p| vec![0.0; p.n_elements()]).collect();
             }
             let first = self.batch.n_added == 0;
             for (sum, gradient) in self.batch.gradients.iter_mut().zip(gradients) {
@@ -510,7 +534,7 @@ impl Trainer {
             return Ok(None);
         }
         let gradients: Vec<&[f32]> = match self.config.train.accumulate {
-            1 => self.plan.gradients.iter().zip(&self.trained).map(|(&id, _)| self.environment.get(id)).collect(),
+            1 => (0..self.trained.len()).map(|i| self.environment.gradient(i)).collect(),
             _ => self.batch.gradients.iter().map(Vec::as_slice).collect(),
         };
         // The sum of f32 squares in f64 is finite if and only if all of them are.
@@ -526,8 +550,8 @@ impl Trainer {
         let clip = f64::from(self.config.train.clip);
         let shorter = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
         let update = Update { index: self.state.update, scale: shorter * stale_scale / divisor, lr };
-        let trained = self.params.iter_mut().zip(&self.specs).filter(|(_, spec)| spec.trainable);
-        let mut params: Vec<&mut [f32]> = trained.map(|(p, _)| p.as_mut_slice()).collect();
+        let params = self.params.iter_mut().zip(&self.specs).filter(|(_, spec)| spec.trainable);
+        let mut params: Vec<&mut [f32]> = params.map(|(p, _)| p.as_mut_slice()).collect();
         self.optimizer.step(&mut params, &gradients, update);
         self.state.update += 1;
         self.state.precision.made(&self.config.train.loss_scale);

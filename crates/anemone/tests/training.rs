@@ -55,7 +55,7 @@ fn runs_resumed_at_random_boundaries_end_bit_for_bit_like_undisturbed_ones() {
     for strategy in [OPERAND, BAKED] {
         for activation in [Activation::Relu, Activation::Tanh] {
             let mut config = small(100, strategy);
-            let ModelConfig::Mlp(mlp) = &mut config.model;
+            let ModelConfig::Mlp(mlp) = &mut config.model else { unreachable!() };
             mlp.activation = activation;
             let undisturbed = run(&config);
             for seed in 0..5 {
@@ -158,7 +158,7 @@ fn every_shape_of_network_learns_and_all_strategies_agree() {
                 let mut losses = Vec::new();
                 for strategy in [OPERAND, BAKED] {
                     let mut config = small(90, strategy);
-                    let ModelConfig::Mlp(mlp) = &mut config.model;
+                    let ModelConfig::Mlp(mlp) = &mut config.model else { unreachable!() };
                     *mlp = Mlp { hidden: hidden.clone(), activation, bias, ..mlp.clone() };
                     losses.push(run(&config).losses());
                 }
@@ -318,8 +318,8 @@ fn updates_left_out_are_not_counted_and_resume_bit_for_bit() {
             let mut checkpoint: Option<Checkpoint> = None;
             for &until in cuts {
                 let data = Box::new(Gusts(Sine { inputs: 8, outputs: 6, rows: 16 }));
-                let mut trainer =
-                    Trainer::with_model(&config, &*config.model.model(), data, open(&config)).unwrap();
+                let model = config.model.model(&*data).unwrap();
+                let mut trainer = Trainer::with_model(&config, &*model, data, open(&config)).unwrap();
                 if let Some(checkpoint) = &checkpoint {
                     trainer.resume(checkpoint).unwrap();
                 }

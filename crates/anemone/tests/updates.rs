@@ -68,7 +68,8 @@ impl Data for Noise {
 }
 
 fn trainer(config: &Config, data: &Noise) -> Trainer {
-    Trainer::with_model(config, &*config.model.model(), Box::new(data.clone()), open(config)).unwrap()
+    let model = config.model.model(data).unwrap();
+    Trainer::with_model(config, &*model, Box::new(data.clone()), open(config)).unwrap()
 }
 
 struct Run {
@@ -342,7 +343,8 @@ fn validation_is_at_its_intervals_on_its_own_data_and_the_best_is_kept() {
     assert!(text.contains("validation ") && text.contains(&format!("after {} steps", best.step)), "{text}");
 
     // By itself, and by the formulas of the network in f64.
-    let mut evaluator = Evaluator::with_model(&config, &*config.model.model(), Box::new(data.clone())).unwrap();
+    let mut evaluator =
+        Evaluator::with_model(&config, &*config.model.model(&data).unwrap(), Box::new(data.clone())).unwrap();
     assert_eq!(evaluator.part(), Part::Validation);
     assert_eq!(evaluator.run(&found.last.tensors).unwrap().loss, validations[5].loss);
     let exact = loss_in_f64(&found.weights, Part::Validation, 5 * 4);

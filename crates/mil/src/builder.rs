@@ -124,7 +124,7 @@ impl Builder {
 
     /// Begins a call of `op`.
     pub fn call(&mut self, op: &'static str) -> CallBuilder<'_> {
-        CallBuilder { builder: self, op, args: Vec::new(), name: None, label: None }
+        CallBuilder { builder: self, op, args: Vec::new(), names: Vec::new(), label: None }
     }
 
     /// The type of a value.
@@ -257,7 +257,7 @@ pub struct CallBuilder<'b> {
     builder: &'b mut Builder,
     op: &'static str,
     args: Vec<(&'static str, Passed)>,
-    name: Option<String>,
+    names: Vec<String>,
     label: Option<String>,
 }
 
@@ -293,8 +293,13 @@ impl CallBuilder<'_> {
     }
 
     /// Names the output; otherwise it is named after the op.
-    pub fn named(mut self, name: &str) -> Self {
-        self.name = Some(name.to_string());
+    pub fn named(self, name: &str) -> Self {
+        self.named_each([name])
+    }
+
+    /// Names each of several outputs.
+    pub fn named_each<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
+        self.names = names.into_iter().map(str::to_string).collect();
         self
     }
 
@@ -328,7 +333,7 @@ impl CallBuilder<'_> {
             Some(Ok(def)) => def,
             _ => return Err(invalid("unknown-op", format!("op `{}` does not exist in {}", self.op, b.opset))),
         };
-        let base = b.fresh(self.name.as_deref().unwrap_or(self.op));
+        let base = b.fresh(self.names.first().map_or(self.op, String::as_str));
         if let Some((stray, _)) = self.args.iter().find(|(n, _)| def.param(n).is_none()) {
             return Err(invalid("unknown-argument", format!("op `{}` has no parameter `{stray}`", self.op)));
         }
@@ -379,7 +384,11 @@ impl CallBuilder<'_> {
             .into_iter()
             .enumerate()
             .map(|(i, ty)| {
-                let name = if single { base.clone() } else { b.fresh(&format!("{base}_{i}")) };
+                let name = match self.names.get(i) {
+                    _ if single => base.clone(),
+                    Some(name) => b.fresh(name),
+                    None => b.fresh(&format!("{base}_{i}")),
+                };
                 b.define(name, ty, None)
             })
             .collect();

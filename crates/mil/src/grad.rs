@@ -1,5 +1,7 @@
 //! Reverse mode over programs: from a program with a loss to one that also computes gradients, plain MIL again.
 
+mod halves;
+
 use crate::builder::{Builder, Made, Value};
 use crate::error::{Error, Result};
 use crate::ir::{DType, Program};
@@ -7,6 +9,7 @@ use crate::ops::Vjp;
 use crate::replay::Replay;
 use crate::tensor::Tensor;
 use crate::valid::{ValidFunction, ValidProgram};
+pub use halves::Halves;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -27,6 +30,9 @@ pub struct Gradient {
     pub program: Program,
     /// The names of the gradients, in the order they were asked for.
     pub gradients: Vec<String>,
+    /// The number of inputs and of calls of the program it came from, which come first.
+    n_inputs: usize,
+    n_forward: usize,
 }
 
 /// Extends the main function of `program` by the gradients of its output `loss` by the values named `wrt`.
@@ -73,7 +79,7 @@ pub fn gradient(program: &ValidProgram, loss: &str, wrt: &[&str], seed: Seed<'_>
         outputs.push(grad);
         gradients.push(b.name(grad).to_string());
     }
-    Ok(Gradient { program: b.finish(&outputs)?, gradients })
+    Ok(Gradient { program: b.finish(&outputs)?, gradients, n_inputs: f.inputs.len(), n_forward: n_calls })
 }
 
 fn zeros(b: &mut Builder, like: Value) -> Result<Value> {

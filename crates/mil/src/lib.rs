@@ -9,6 +9,7 @@ pub mod ir;
 pub mod limits;
 pub mod ops;
 pub mod package;
+pub mod pass;
 mod render;
 pub mod replay;
 pub mod tensor;

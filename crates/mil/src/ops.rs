@@ -10,7 +10,7 @@ mod attention;
 mod blocks;
 mod constexpr;
 mod control;
-mod conv;
+pub(crate) mod conv;
 mod elementwise;
 mod gather;
 mod image;

@@ -26,6 +26,16 @@ impl<'a> Replay<'a> {
         self.values[id.index()]
     }
 
+    /// Makes a value of the builder stand for a value of the function.
+    pub fn set(&mut self, id: ValueId, value: Value) {
+        self.values[id.index()] = Some(value);
+    }
+
+    /// Forgets what a value of the function has become, so that it can become something else.
+    pub fn forget(&mut self, id: ValueId) {
+        self.values[id.index()] = None;
+    }
+
     /// Makes a value of the function an input, whatever it was.
     ///
     /// # Errors
@@ -66,7 +76,7 @@ impl<'a> Replay<'a> {
         Ok(value)
     }
 
-    /// Makes a call again, its outputs under the same names.
+    /// Makes a call again, its outputs under the same names or, where these are taken, under similar ones.
     ///
     /// # Errors
     ///
@@ -84,10 +94,8 @@ impl<'a> Replay<'a> {
                 passed.push((param, ids.ids().iter().map(|&id| self.value(id)).collect::<Result<Vec<_>>>()?));
             }
         }
-        let mut c = self.builder.call(call.op.name);
-        if let [one] = call.outputs[..] {
-            c = c.named(&f.value(one).name);
-        }
+        let names = call.outputs.iter().map(|&v| f.value(v).name.as_str());
+        let mut c = self.builder.call(call.op.name).named_each(names);
         for (param, values) in passed {
             c = if param.variadic { c.args(param.name, &values) } else { c.arg(param.name, values[0]) };
         }

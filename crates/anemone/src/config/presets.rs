@@ -24,6 +24,8 @@ impl Config {
         let (a2, f2, p2) = wave(0.01, 0.9, 1.1);
         Config {
             model: ModelConfig::Mlp(Mlp {
+                inputs: 64,
+                outputs: 64,
                 init: vec![
                     Init::Sine { amplitude: a1, frequency: f1, phase: p1 },
                     Init::Cosine { amplitude: a2, frequency: f2, phase: p2 },

@@ -1,7 +1,7 @@
 //! A stack of linear layers.
 
 use crate::error::{Error, Result};
-use crate::nn::{Activation, Graph, Loss, Model, Outputs, linear};
+use crate::nn::{Activation, Graph, Lora, Loss, Model, Outputs, linear};
 use crate::params::Init;
 use anemone_mil::builder::Value;
 use serde::{Deserialize, Serialize};
@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mlp {
-    /// Channels of the input.
+    /// Channels of the input; 0 for as many as the data has.
     pub inputs: usize,
     /// Channels of each hidden layer.
     pub hidden: Vec<usize>,
-    /// Channels of the output.
+    /// Channels of the output; 0 for as many as the data's targets have, or for its number of classes.
     pub outputs: usize,
     /// What stands between the layers.
     pub activation: Activation,
@@ -26,18 +26,22 @@ pub struct Mlp {
     pub loss: Loss,
     /// The first weights: one entry for all layers, or one for each.
     pub init: Vec<Init>,
+    /// Trains adapters of the layers alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
 }
 
 impl Default for Mlp {
     fn default() -> Mlp {
         Mlp {
-            inputs: 64,
+            inputs: 0,
             hidden: vec![128],
-            outputs: 64,
+            outputs: 0,
             activation: Activation::Relu,
             bias: false,
             loss: Loss::Mse,
             init: vec![Init::Uniform { bound: None }],
+            lora: None,
         }
     }
 }
@@ -45,12 +49,17 @@ impl Default for Mlp {
 impl Model for Mlp {
     fn forward(&self, g: &mut Graph, x: Value, target: Value) -> Result<Outputs> {
         let sizes: Vec<usize> = self.hidden.iter().copied().chain([self.outputs]).collect();
-        if self.inputs == 0 || sizes.contains(&0) {
-            return Err(Error::config("`model`: a layer of 0 channels, expected 1 or more"));
+        let shape = g.shape(x)?;
+        if shape.get(1) != Some(&self.inputs) {
+            let message = format!("`model.inputs` is {}, the input has shape {shape:?}", self.inputs);
+            return Err(Error::config(message + ": expected its channels"));
         }
         if self.init.len() != 1 && self.init.len() != sizes.len() {
             let message = format!("`model.init` has {} entries, expected 1 or {}", self.init.len(), sizes.len());
             return Err(Error::config(message));
+        }
+        if let Some(lora) = &self.lora {
+            g.adapt(lora);
         }
         let mut y = x;
         for (i, &size) in sizes.iter().enumerate() {

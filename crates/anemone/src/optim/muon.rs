@@ -3,7 +3,7 @@
 use super::adamw::AdamW;
 use super::{Optimizer, Update, is_matrix, sum_of_squares, zeros};
 use crate::params::ParamSpec;
-use crate::soft::kernels::{Gemm, transpose};
+use crate::soft::kernels::Gemm;
 use pulp::Arch;
 
 /// The odd polynomial `a x + b x^3 + c x^5`, whose repetition takes singular values towards 1 fastest near 0; by
@@ -95,32 +95,25 @@ impl Optimizer for Muon {
 }
 
 /// `x` `[rows, columns]` with its singular values taken near to 1: with `X = x / |x|`, five times
-/// `X = a X + (b S + c S S) X` where `S = X X^T`.
+/// `X = a X + (b S + c S S) X` where `S = X X^T`; of a tall matrix with `S = X^T X` on the right.
 fn orthogonalized(mut x: Vec<f32>, rows: usize, columns: usize) -> Vec<f32> {
     let scale = (1.0 / (sum_of_squares(&x).sqrt() + EPSILON)) as f32;
     x.iter_mut().for_each(|x| *x *= scale);
-    // S is the smaller for a wide matrix.
-    let (n, m) = (rows.min(columns), rows.max(columns));
-    let mut other = vec![0.0; n * m];
-    if rows > columns {
-        transpose(&x, rows, columns, &mut other);
-        std::mem::swap(&mut x, &mut other);
-    }
-    let (mut s, mut polynomial) = (vec![0.0; n * n], vec![0.0; n * n]);
-    let product = |k, n_columns| Gemm { m: n, k, n: n_columns, exact: false };
+    let (n, m, is_tall) = (rows.min(columns), rows.max(columns), rows > columns);
+    let gram = Gemm { m: n, k: m, n, transposed: (is_tall, !is_tall) };
+    let square = Gemm { m: n, k: n, n, transposed: (false, false) };
+    let apply = Gemm { m: rows, k: n, n: columns, transposed: (false, false) };
+    let (mut s, mut polynomial, mut other) = (vec![0.0; n * n], vec![0.0; n * n], vec![0.0; n * m]);
+    let mut scratch = vec![0.0; gram.n_scratch()];
     for _ in 0..N_STEPS {
-        transpose(&x, n, m, &mut other);
         s.fill(0.0);
-        product(m, n).accumulate(&x, &other, &mut s);
+        gram.accumulate(&x, &x, 0, &mut s, &mut scratch);
         polynomial.fill(0.0);
-        product(n, n).accumulate(&s, &s, &mut polynomial);
+        square.accumulate(&s, &s, 0, &mut polynomial, &mut scratch);
         polynomial.iter_mut().zip(&s).for_each(|(p, s)| *p = B * s + C * *p);
         other.iter_mut().zip(&x).for_each(|(y, x)| *y = A * x);
-        product(n, m).accumulate(&polynomial, &x, &mut other);
-        std::mem::swap(&mut x, &mut other);
-    }
-    if rows > columns {
-        transpose(&x, columns, rows, &mut other);
+        let (left, right) = if is_tall { (&x, &polynomial) } else { (&polynomial, &x) };
+        apply.accumulate(left, right, 0, &mut other, &mut scratch);
         std::mem::swap(&mut x, &mut other);
     }
     x

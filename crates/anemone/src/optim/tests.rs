@@ -40,7 +40,10 @@ impl Fixture {
                 [o, i] => vec![o, i, 1, 1],
                 _ => panic!("{shape:?}"),
             };
-            ParamSpec::new(name, &shape, Init::Zeros)
+            ParamSpec {
+                decay: shape.iter().filter(|&&n| n > 1).count() > 1,
+                ..ParamSpec::new(name, &shape, Init::Zeros)
+            }
         };
         self.shapes.iter().map(spec).collect()
     }
@@ -122,16 +125,11 @@ fn an_optimizer_restored_from_tensors_goes_on_bit_for_bit() {
 }
 
 #[test]
-fn weight_decay_is_for_matrices_that_the_model_does_not_exempt() {
+fn weight_decay_is_for_the_parameters_that_the_model_says() {
     let spec = |shape: &[usize], decay| ParamSpec { decay, ..ParamSpec::new("w", shape, Init::Zeros) };
-    let specs = [
-        spec(&[4, 3, 1, 1], true),
-        spec(&[4, 3, 1, 1], false),
-        spec(&[1, 4, 1, 1], true),
-        spec(&[4, 1, 3, 3], true),
-        spec(&[4], true),
-    ];
-    assert_eq!(decays(0.5, &specs), [0.5, 0.0, 0.0, 0.5, 0.0]);
+    // A matrix, which Muon moves, and a vector, which it leaves to AdamW, each with decay and without.
+    let specs = [(&[4, 3, 1, 1], true), (&[4, 3, 1, 1], false), (&[1, 4, 1, 1], true), (&[1, 4, 1, 1], false)]
+        .map(|(shape, decay)| spec(shape, decay));
     for kind in ["sgd", "adamw", "muon"] {
         let config: OptimizerConfig = toml::from_str(&format!("kind = \"{kind}\"\nweight_decay = 0.5")).unwrap();
         let mut params: Vec<Vec<f32>> = specs.iter().map(|s| vec![1.0; s.n_elements()]).collect();
@@ -140,7 +138,7 @@ fn weight_decay_is_for_matrices_that_the_model_does_not_exempt() {
         let mut moved: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
         config.optimizer(&specs).step(&mut moved, &gradients, Update { index: 0, scale: 1.0, lr: 0.1 });
         let shrunk: Vec<bool> = params.iter().map(|p| p.iter().all(|&p| p < 1.0)).collect();
-        assert_eq!(shrunk, [true, false, false, true, false], "{kind}");
+        assert_eq!(shrunk, [true, false, true, false], "{kind}");
     }
 }
 

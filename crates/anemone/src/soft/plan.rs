@@ -1,27 +1,32 @@
 //! From a validated function to steps over memory: planned once, run without allocating.
 
+use super::fuse::Open;
 use super::kernels::Gemm;
-use super::steps::*;
+use super::slots::{Buffer, Content, Slots};
+use super::steps::{Holder, Memory, Place, PlaceKind, Reference, Step, Work};
+use super::threads;
 use crate::error::{Error, Result};
 use anemone_mil::Weights;
-use anemone_mil::ir::{DType, TensorType, Type};
-use anemone_mil::ops::{Eval, Value};
-use anemone_mil::tensor::Tensor;
-use anemone_mil::valid::{ArgIds, Origin, ValidCall, ValidFunction, ValueId};
-use std::ops::Range;
+use anemone_mil::ir::{BlobRef, DType, TensorType, Type};
+use anemone_mil::ops::{Args, Bound, Eval, Operand, Value};
+use anemone_mil::tensor::{Data, Tensor};
+use anemone_mil::valid::{Origin, ValidCall, ValidFunction, ValueId};
+use std::collections::HashMap;
 
 /// The steps of a function, and where its values lie.
 pub(crate) struct Plan {
     inputs: Vec<(String, Type)>,
     outputs: Vec<(String, Type)>,
-    input_slots: Vec<Range<usize>>,
-    output_slots: Vec<Range<usize>>,
+    input_places: Vec<Place>,
+    output_places: Vec<Place>,
     steps: Vec<Step>,
-    /// Memory as it is before the first run: constants in place, the rest 0.
-    start: Vec<f32>,
-    /// The values that are no floats and no booleans, by number; only [`Step::Reference`] touches them.
+    /// Where the steps of each part end.
+    parts: Vec<usize>,
+    slots: Slots,
+    /// The values that are neither floats nor booleans nor `int32`, by number; only references touch them.
     others: Vec<Option<Value>>,
     n_scratch: usize,
+    n_wide: usize,
 }
 
 impl Plan {
@@ -29,10 +34,25 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// If a constant is not in `weights`, a shape is unknown, the program is too large for 32-bit places, or an op
-    /// cannot be run.
+    /// If a constant is not in `weights`, a shape is unknown, the program is too large, or an op cannot be run.
     pub(crate) fn new(f: &ValidFunction, weights: &Weights) -> Result<Plan> {
-        Planner::new(f)?.plan(weights)
+        Plan::in_parts(f, weights, &[f.body.calls.len()])
+    }
+
+    /// As [`new`](Plan::new), to be run in parts: the first of them is the first `ends[0]` calls, the next those up to
+    /// `ends[1]`, and so on. Inputs keep their values from part to part and from run to run, and may be written in
+    /// between.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Plan::new).
+    pub(crate) fn in_parts(f: &ValidFunction, weights: &Weights, ends: &[usize]) -> Result<Plan> {
+        Planner::new(f, weights)?.plan(ends)
+    }
+
+    /// Bytes of the memory it runs in.
+    pub(crate) fn n_bytes(&self) -> usize {
+        (self.slots.n_elements() + self.n_scratch + self.n_wide) * size_of::<f32>()
     }
 
     /// Name and type of each input.
@@ -47,197 +67,423 @@ impl Plan {
 
     /// Memory to run in.
     pub(crate) fn memory(&self) -> Memory {
-        Memory { floats: self.start.clone(), others: self.others.clone(), scratch: vec![0.0; self.n_scratch] }
+        let (floats, ints) = self.slots.memory();
+        Memory {
+            floats,
+            ints,
+            others: self.others.clone(),
+            scratch: vec![vec![0.0; self.n_scratch]; threads::most_parts()],
+            wide: vec![0.0; self.n_wide],
+        }
     }
 
     /// Runs all steps on what lies in the inputs.
     ///
     /// # Errors
     ///
-    /// If an op without a step of its own fails on these values.
+    /// If an index is out of range, or an op without a step of its own fails on these values.
     pub(crate) fn run(&self, memory: &mut Memory) -> Result<()> {
-        for step in &self.steps {
-            step.run(memory)?;
-        }
-        Ok(())
+        self.steps.iter().try_for_each(|step| step.run(memory))
+    }
+
+    /// Runs the steps of one part.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Plan::run).
+    pub(crate) fn run_part(&self, part: usize, memory: &mut Memory) -> Result<()> {
+        let start = part.checked_sub(1).map_or(0, |p| self.parts[p]);
+        self.steps[start..self.parts[part]].iter().try_for_each(|step| step.run(memory))
+    }
+
+    #[cfg(test)]
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The elements of all slots.
+    #[cfg(test)]
+    pub(super) fn n_elements(&self) -> usize {
+        self.slots.n_elements()
     }
 }
 
 impl Memory {
-    /// The elements of an input, to be written before a run; fp16 inputs take numbers on the fp16 grid.
+    /// The elements of a floating-point input, to be written before a run; fp16 inputs take numbers on the fp16 grid.
+    /// Nothing of an `int32` input: [`Memory::write_input`] takes those too.
     pub(crate) fn input_mut(&mut self, plan: &Plan, index: usize) -> &mut [f32] {
-        &mut self.floats[plan.input_slots[index].clone()]
+        let Place { kind, slot, range } = &plan.input_places[index];
+        match kind {
+            PlaceKind::Floats => &mut self.floats[*slot][range.clone()],
+            PlaceKind::Ints => &mut [],
+        }
     }
 
-    /// The elements of an output, after a run.
-    pub(crate) fn output(&self, plan: &Plan, index: usize) -> &[f32] {
-        &self.floats[plan.output_slots[index].clone()]
+    /// The elements of a floating-point input.
+    pub(crate) fn input(&self, plan: &Plan, index: usize) -> &[f32] {
+        match &plan.input_places[index] {
+            place if place.kind == PlaceKind::Floats => self.read(place),
+            _ => &[],
+        }
     }
+
+    /// The elements of a floating-point output, after a run; of an `int32` output [`Memory::read_output`] gives them.
+    pub(crate) fn output(&self, plan: &Plan, index: usize) -> &[f32] {
+        match &plan.output_places[index] {
+            place if place.kind == PlaceKind::Floats => self.read(place),
+            _ => &[],
+        }
+    }
+
+    /// Writes an input, whole numbers of an `int32` one being given as floats.
+    pub(crate) fn write_input(&mut self, plan: &Plan, index: usize, elements: &[f32]) {
+        let Place { kind, slot, range } = &plan.input_places[index];
+        match kind {
+            PlaceKind::Floats => self.floats[*slot][range.clone()].copy_from_slice(elements),
+            PlaceKind::Ints => {
+                let to = &mut self.ints[*slot][range.clone()];
+                to.iter_mut().zip(elements).for_each(|(to, &x)| *to = x as i32);
+            }
+        }
+    }
+
+    /// Reads an output, whole numbers of an `int32` one as floats.
+    #[allow(dead_code)]
+    pub(crate) fn read_output(&self, plan: &Plan, index: usize, elements: &mut [f32]) {
+        let place = &plan.output_places[index];
+        match place.kind {
+            PlaceKind::Floats => elements.copy_from_slice(self.read(place)),
+            PlaceKind::Ints => {
+                elements.iter_mut().zip(self.read_ints(place)).for_each(|(to, &x)| *to = x as f32);
+            }
+        }
+    }
+}
+
+/// What is known of a value while a function is planned.
+#[derive(Clone, Debug)]
+pub(super) enum Held {
+    /// Nothing yet, or it is a constant that nobody has needed so far.
+    Nothing,
+    /// It lies there; the slot is the number of a buffer.
+    At(Place),
+    /// All its elements are this.
+    Uniform(f32),
+    /// It is the result of that function of the open chain of that many elements.
+    Pending(usize, usize),
+    /// It is no tensor of floats, booleans or `int32`.
+    Other(usize),
 }
 
 /// Plans one function.
-struct Planner<'a> {
-    f: &'a ValidFunction,
-    places: Vec<Option<Place>>,
-    start: Vec<f32>,
-    n_others: usize,
+pub(super) struct Planner<'a> {
+    pub(super) f: &'a ValidFunction,
+    weights: &'a Weights,
+    pub(super) held: Vec<Held>,
+    /// The values of constants and of what was computed of them alone.
+    known: Vec<Option<Value>>,
+    /// How often each value is read by calls that are needed, outputs counting once.
+    pub(super) uses: Vec<usize>,
+    /// Which of the needed calls read each value.
+    pub(super) readers: Vec<Vec<usize>>,
+    /// Calls that another has done too.
+    pub(super) done: Vec<bool>,
+    pub(super) open: Vec<Open>,
+    pub(super) steps: Vec<Step>,
+    pub(super) n_scratch: usize,
+    pub(super) n_wide: usize,
+    buffers: Vec<Buffer>,
+    uniform: HashMap<(u32, usize), Place>,
     others: Vec<Option<Value>>,
-    steps: Vec<Step>,
-    n_scratch: usize,
 }
 
-/// Places are kept in 32 bits.
-const MAX_FLOATS: usize = u32::MAX as usize;
+/// The most elements a plan has room for.
+const MOST_ELEMENTS: usize = u32::MAX as usize;
+/// The most elements that are computed when a function is planned, because they depend on constants alone.
+const MOST_FOLDED: usize = 1 << 22;
 
 impl<'a> Planner<'a> {
-    fn new(f: &'a ValidFunction) -> Result<Planner<'a>> {
-        // The whole size is known before any of it is taken.
-        let sizes = f
-            .values
-            .iter()
-            .filter_map(|v| v.ty.as_tensor())
-            .filter(|t| in_floats(t.dtype))
-            .map(|t| t.n_elements());
-        let total = sizes.into_iter().try_fold(0usize, |n, m| n.checked_add(m?));
-        match total {
-            Some(total) if total <= MAX_FLOATS => {}
-            Some(total) => {
-                return Err(Error::config(format!(
-                    "the program's values have {total} elements, at most {MAX_FLOATS} fit"
-                )));
-            }
-            None => {
-                return Err(Error::config("the program has values whose shape is not known when it is compiled"));
+    fn new(f: &'a ValidFunction, weights: &'a Weights) -> Result<Planner<'a>> {
+        let sizes = f.values.iter().filter_map(|v| v.ty.as_tensor()).filter(|t| place_kind(t.dtype).is_some());
+        for n in sizes.map(TensorType::n_elements) {
+            match n {
+                Some(n) if n <= MOST_ELEMENTS => {}
+                Some(n) => {
+                    return Err(Error::config(format!(
+                        "the program's values have {n} elements, at most {MOST_ELEMENTS} fit"
+                    )));
+                }
+                None => {
+                    return Err(Error::config(
+                        "the program has values whose shape is not known when it is compiled",
+                    ));
+                }
             }
         }
+        let n = f.values.len();
         Ok(Planner {
             f,
-            places: vec![None; f.values.len()],
-            start: Vec::new(),
-            n_others: 0,
-            others: Vec::new(),
+            weights,
+            held: vec![Held::Nothing; n],
+            known: vec![None; n],
+            uses: vec![0; n],
+            readers: vec![Vec::new(); n],
+            done: vec![false; f.body.calls.len()],
+            open: Vec::new(),
             steps: Vec::new(),
             n_scratch: 0,
+            n_wide: 0,
+            buffers: Vec::new(),
+            uniform: HashMap::new(),
+            others: Vec::new(),
         })
     }
 
-    fn plan(mut self, weights: &Weights) -> Result<Plan> {
+    fn plan(mut self, ends: &[usize]) -> Result<Plan> {
         let f = self.f;
+        self.count_uses();
         for (i, v) in f.values.iter().enumerate() {
-            let constant = match (&v.origin, &v.ty) {
-                (Origin::Constant(c), _) => Some(c.clone()),
-                (Origin::Blob(blob), Type::Tensor(ty)) => {
-                    if let Some(range) = self.blob(weights, blob, ty)? {
-                        self.places[i] = Some(Place::Floats(range));
-                        continue;
-                    }
-                    Some(weights.resolve(blob, ty)?.into())
+            match (&v.origin, &v.ty) {
+                (Origin::Constant(value), _) => self.know(i, value.clone()),
+                (Origin::Blob(blob), Type::Tensor(ty)) => self.blob(i, blob, ty)?,
+                _ => {}
+            }
+        }
+        for &id in &f.inputs {
+            let place = self.new_place(id);
+            self.pin(&place);
+            self.held[id.index()] = match place {
+                Some(place) => Held::At(place),
+                None => self.other(None),
+            };
+        }
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for &end in ends {
+            for (i, call) in f.body.calls[start..end].iter().enumerate() {
+                let is_needed = call.outputs.iter().any(|id| self.uses[id.index()] > 0);
+                if is_needed && !self.done[start + i] {
+                    self.call(call)?;
                 }
-                (Origin::Input, _) => None,
-                _ => continue,
-            };
-            self.places[i] = Some(self.place(&v.ty, constant));
+            }
+            // What a part computes is there at its end.
+            while let Some(n) = self.open.first().map(|c| c.n) {
+                self.close(n);
+            }
+            parts.push(self.steps.len());
+            start = end;
         }
-        for call in &f.body.calls {
-            self.call(call)?;
-        }
-        let slots = |ids: &[ValueId]| {
-            let slot = |&id: &ValueId| {
+        let mut places = |ids: &[ValueId]| {
+            let place = |&id: &ValueId| {
                 let v = f.value(id);
-                let what = || format!("`{}` is {}; inputs and outputs are floating-point tensors", v.name, v.ty);
-                self.range(id).ok_or_else(|| Error::config(what()))
+                let what =
+                    || format!("`{}` is {}; inputs and outputs are floating-point or int32 tensors", v.name, v.ty);
+                let place = self.place(id);
+                self.pin(&place);
+                place.ok_or_else(|| Error::config(what()))
             };
-            ids.iter().map(slot).collect::<Result<Vec<_>>>()
+            ids.iter().map(place).collect::<Result<Vec<_>>>()
         };
+        let (mut input_places, mut output_places) = (places(&f.inputs)?, places(&f.outputs)?);
+        let mut steps = self.steps;
+        let (slots, of_buffer) = Slots::assign(self.buffers, &mut steps);
+        if slots.n_elements() > MOST_ELEMENTS {
+            return Err(Error::config(format!(
+                "the program's values have {} elements, at most {MOST_ELEMENTS} fit",
+                slots.n_elements()
+            )));
+        }
+        input_places.iter_mut().chain(&mut output_places).for_each(|p| p.slot = of_buffer[p.slot]);
         let named =
             |ids: &[ValueId]| ids.iter().map(|&v| (f.value(v).name.clone(), f.value(v).ty.clone())).collect();
         Ok(Plan {
-            input_slots: slots(&f.inputs)?,
-            output_slots: slots(&f.outputs)?,
+            input_places,
+            output_places,
             inputs: named(&f.inputs),
             outputs: named(&f.outputs),
-            steps: self.steps,
-            start: self.start,
+            steps,
+            parts,
+            slots,
             others: self.others,
             n_scratch: self.n_scratch,
+            n_wide: self.n_wide,
         })
     }
 
+    /// Counts how often each value is read on the way to the outputs.
+    fn count_uses(&mut self) {
+        let f = self.f;
+        f.outputs.iter().for_each(|id| self.uses[id.index()] += 1);
+        for (i, call) in f.body.calls.iter().enumerate().rev() {
+            if !call.outputs.iter().any(|id| self.uses[id.index()] > 0) {
+                continue;
+            }
+            for id in call.args.iter().flatten().flat_map(|a| a.ids()) {
+                self.uses[id.index()] += 1;
+                self.readers[id.index()].push(i);
+            }
+        }
+    }
+
+    fn know(&mut self, i: usize, value: Value) {
+        if let (Value::Tensor(t), Some(PlaceKind::Floats)) = (&value, self.kind(i)) {
+            let uniform = match t.data() {
+                Data::Float(x) => uniform(x, |x| x.to_bits()).map(|x| x as f32),
+                Data::Int(x) => uniform(x, |x| x).map(|x| x as f32),
+                Data::Str(_) => None,
+            };
+            if let Some(x) = uniform {
+                self.held[i] = Held::Uniform(x);
+            }
+        }
+        self.known[i] = Some(value);
+    }
+
     /// fp16 and fp32 constants go straight from the file to their place.
-    fn blob(
-        &mut self,
-        weights: &Weights,
-        blob: &anemone_mil::ir::BlobRef,
-        ty: &TensorType,
-    ) -> Result<Option<Range<usize>>> {
-        let start = self.start.len();
-        let bytes = weights.record(blob)?.bytes_as(ty)?;
-        match ty.dtype {
-            DType::Fp16 => {
-                self.start.extend(bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()))
+    fn blob(&mut self, i: usize, blob: &BlobRef, ty: &TensorType) -> Result<()> {
+        let bytes = self.weights.record(blob)?.bytes_as(ty)?;
+        let floats: Vec<f32> = match ty.dtype {
+            DType::Fp16 => bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
+            DType::Fp32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+            _ => {
+                self.know(i, self.weights.resolve(blob, ty)?.into());
+                return Ok(());
             }
-            DType::Fp32 => self.start.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
-            _ => return Ok(None),
+        };
+        if self.uses[i] > 0 {
+            let place = self.buffer(PlaceKind::Floats, floats.len(), Some(Content::Floats(floats)));
+            self.held[i] = Held::At(place);
         }
-        Ok(Some(start..self.start.len()))
+        Ok(())
     }
 
-    /// A new place for a value, holding `value` from the start if that is known.
-    fn place(&mut self, ty: &Type, value: Option<Value>) -> Place {
-        match (ty, value) {
-            (Type::Tensor(t), value) if in_floats(t.dtype) => {
-                let start = self.start.len();
-                match value {
-                    Some(Value::Tensor(t)) => self.start.extend(t.to_f64s().into_iter().map(|x| x as f32)),
-                    _ => self.start.resize(start + t.n_elements().unwrap_or(0), 0.0),
-                }
-                Place::Floats(start..self.start.len())
-            }
-            (_, value) => {
-                self.others.push(value);
-                self.n_others += 1;
-                Place::Other(self.n_others - 1)
-            }
+    fn kind(&self, i: usize) -> Option<PlaceKind> {
+        place_kind(self.f.values[i].ty.as_tensor()?.dtype)
+    }
+
+    fn buffer(&mut self, kind: PlaceKind, len: usize, content: Option<Content>) -> Place {
+        self.buffers.push(Buffer { kind, len, pinned: content.is_some(), content });
+        Place { kind, slot: self.buffers.len() - 1, range: 0..len }
+    }
+
+    fn pin(&mut self, place: &Option<Place>) {
+        if let Some(place) = place {
+            self.buffers[place.slot].pinned = true;
         }
     }
 
-    fn range(&self, id: ValueId) -> Option<Range<usize>> {
-        match &self.places[id.index()] {
-            Some(Place::Floats(r)) => Some(r.clone()),
+    fn other(&mut self, value: Option<Value>) -> Held {
+        self.others.push(value);
+        Held::Other(self.others.len() - 1)
+    }
+
+    /// A place for a value that a step will write.
+    pub(super) fn new_place(&mut self, id: ValueId) -> Option<Place> {
+        let ty = self.f.value(id).ty.as_tensor()?;
+        let (kind, len) = (place_kind(ty.dtype)?, ty.n_elements()?);
+        Some(self.buffer(kind, len, None))
+    }
+
+    /// Where a value lies, which has been computed so far or is now; `None` if it is no tensor of floats, booleans or
+    /// `int32`.
+    pub(super) fn place(&mut self, id: ValueId) -> Option<Place> {
+        let i = id.index();
+        if let Held::Pending(n, _) = self.held[i] {
+            self.close(n);
+        }
+        let (kind, len) = (self.kind(i), self.f.value(id).ty.as_tensor()?.n_elements()?);
+        let place = match (&self.held[i], &self.known[i]) {
+            (Held::At(place), _) => return Some(place.clone()),
+            (Held::Uniform(x), _) => {
+                let x = *x;
+                let found = self.uniform.get(&(x.to_bits(), len)).cloned();
+                found.unwrap_or_else(|| {
+                    let place = self.buffer(PlaceKind::Floats, len, Some(Content::Floats(vec![x; len])));
+                    self.uniform.insert((x.to_bits(), len), place.clone());
+                    place
+                })
+            }
+            (Held::Nothing, Some(Value::Tensor(t))) => {
+                let content = match kind? {
+                    PlaceKind::Floats => Content::Floats(t.to_f64s().into_iter().map(|x| x as f32).collect()),
+                    PlaceKind::Ints => Content::Ints(t.ints()?.iter().map(|&x| x as i32).collect()),
+                };
+                self.buffer(kind?, len, Some(content))
+            }
+            _ => return None,
+        };
+        self.held[i] = Held::At(place.clone());
+        Some(place)
+    }
+
+    /// Where floats or booleans lie.
+    pub(super) fn floats(&mut self, id: ValueId) -> Option<Place> {
+        if self.kind(id.index()) == Some(PlaceKind::Floats) { self.place(id) } else { None }
+    }
+
+    /// Where whole numbers lie.
+    pub(super) fn ints(&mut self, id: ValueId) -> Option<Place> {
+        if self.kind(id.index()) == Some(PlaceKind::Ints) { self.place(id) } else { None }
+    }
+
+    pub(super) fn dtype(&self, id: ValueId) -> Option<DType> {
+        Some(self.f.value(id).ty.as_tensor()?.dtype)
+    }
+
+    pub(super) fn shape(&self, id: ValueId) -> Vec<usize> {
+        self.f.value(id).ty.as_tensor().and_then(|t| t.fixed_shape()).unwrap_or_default()
+    }
+
+    pub(super) fn n_elements(&self, id: ValueId) -> usize {
+        self.shape(id).iter().product()
+    }
+
+    pub(super) fn arg(&self, call: &ValidCall, name: &str) -> Option<ValueId> {
+        let (place, _) = call.op.param(name)?;
+        call.args[place].as_ref()?.ids().first().copied()
+    }
+
+    /// The arguments of a call, with the values of those that are known.
+    pub(super) fn args<'s>(&'s self, call: &ValidCall) -> Args<'s> {
+        let bound = |&id: &ValueId| {
+            let value = self.known[id.index()].as_ref();
+            Bound { ty: &self.f.value(id).ty, value, constant: value.is_some() }
+        };
+        let operand = |(arg, param): (&Option<anemone_mil::valid::ArgIds>, &anemone_mil::ops::Param)| {
+            let ids = arg.as_ref()?.ids();
+            Some(match ids {
+                [one] if !param.variadic => Operand::One(bound(one)),
+                _ => Operand::Many(ids.iter().map(bound).collect()),
+            })
+        };
+        Args { def: call.op, operands: call.args.iter().zip(call.op.params).map(operand).collect() }
+    }
+
+    pub(super) fn constant(&self, id: ValueId) -> Option<&Tensor> {
+        match &self.known[id.index()] {
+            Some(Value::Tensor(t)) => Some(t),
             _ => None,
         }
     }
 
-    fn are_fp16(&self, ids: &[ValueId]) -> bool {
-        ids.iter().all(|&id| self.f.value(id).ty.as_tensor().is_some_and(|t| t.dtype == DType::Fp16))
+    /// Adds a step that gives one value.
+    pub(super) fn step(&mut self, work: Work, reads: Vec<Place>, output: ValueId) -> Option<()> {
+        let place = self.new_place(output)?;
+        let fp16 = self.dtype(output)? == DType::Fp16;
+        self.steps.push(Step { work, reads, writes: vec![place.clone()], fp16 });
+        self.held[output.index()] = Held::At(place);
+        Some(())
     }
 
-    fn shape(&self, id: ValueId) -> Vec<usize> {
-        self.f.value(id).ty.as_tensor().and_then(|t| t.fixed_shape()).unwrap_or_default()
+    /// Takes note of a product's need for room.
+    pub(super) fn reserve(&mut self, shape: Gemm, wide: usize) {
+        self.n_scratch = self.n_scratch.max(shape.n_scratch());
+        self.n_wide = self.n_wide.max(wide);
     }
 
-    fn arg(&self, call: &ValidCall, name: &str) -> Option<ValueId> {
-        let (place, _) = call.op.param(name)?;
-        match call.args[place].as_ref()? {
-            ArgIds::One(v) => Some(*v),
-            ArgIds::Many(_) => None,
-        }
-    }
-
-    fn constant(&self, call: &ValidCall, name: &str) -> Option<&Tensor> {
-        match self.f.value(self.arg(call, name)?).constant()? {
-            Value::Tensor(t) => Some(t),
-            Value::List(_) => None,
-        }
-    }
-
-    fn ints(&self, call: &ValidCall, name: &str) -> Option<&[i64]> {
-        self.constant(call, name)?.ints()
-    }
-
-    /// Plans a call: by a step of its own if the op has one for these operands, else by its definition.
+    /// Plans a call: as a constant, by a step of its own if the op has one for these operands, else by its definition.
     fn call(&mut self, call: &ValidCall) -> Result<()> {
-        if self.fast(call).is_some() {
+        if self.fold(call).is_some() || self.fast(call).is_some() {
             return Ok(());
         }
         let label = self.f.label(call).to_string();
@@ -250,277 +496,97 @@ impl<'a> Planner<'a> {
                 call.op.name
             )));
         }
+        let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        let mut args = Vec::new();
+        for arg in &call.args {
+            let Some(arg) = arg else {
+                args.push(None);
+                continue;
+            };
+            let mut holders = Vec::new();
+            for &id in arg.ids() {
+                let holder = match self.place(id) {
+                    Some(place) => {
+                        reads.push(place);
+                        Holder::Place(reads.len() - 1)
+                    }
+                    None => Holder::Other(self.other_of(id)),
+                };
+                holders.push((holder, self.f.value(id).ty.clone()));
+            }
+            args.push(Some(holders));
+        }
         let mut outputs = Vec::new();
         for &id in &call.outputs {
             let Type::Tensor(ty) = &self.f.value(id).ty else {
                 return Err(Error::config(format!("op `{}` (`{label}`) gives no tensor", call.op.name)));
             };
-            let place = self.place(&self.f.value(id).ty, None);
-            self.places[id.index()] = Some(place.clone());
-            outputs.push((place, ty.clone()));
+            let holder = match self.new_place(id) {
+                Some(place) => {
+                    writes.push(place.clone());
+                    self.held[id.index()] = Held::At(place);
+                    Holder::Place(writes.len() - 1)
+                }
+                None => Holder::Other(self.other_of(id)),
+            };
+            outputs.push((holder, ty.clone()));
         }
-        let args = call
-            .args
-            .iter()
-            .map(|a| {
-                let of = |id: &ValueId| Some((self.places[id.index()].clone()?, self.f.value(*id).ty.clone()));
-                a.as_ref()?.ids().iter().map(of).collect()
-            })
-            .collect();
-        self.steps.push(Step::Reference(Box::new(Reference { call: call.clone(), label, args, outputs })));
+        let work = Work::Reference(Box::new(Reference { call: call.clone(), label, args, outputs }));
+        self.steps.push(Step { work, reads, writes, fp16: false });
         Ok(())
     }
 
-    /// Plans a call by a step of its own; `None` if there is none for it.
-    fn fast(&mut self, call: &ValidCall) -> Option<()> {
-        let [output] = call.outputs[..] else { return None };
-        let fp16 = match self.f.value(output).ty.as_tensor()?.dtype {
-            DType::Fp16 => true,
-            DType::Fp32 | DType::Bool => false,
-            _ => return None,
-        };
-        match call.op.name {
-            "identity" | "reshape" | "expand_dims" | "squeeze" => {
-                // The same elements: the same place.
-                let x = self.range(self.arg(call, "x")?)?;
-                self.places[output.index()] = Some(Place::Floats(x));
-            }
-            "cast" => {
-                let x = self.arg(call, "x")?;
-                let from = self.f.value(x).ty.as_tensor()?.dtype;
-                let x = self.range(x)?;
-                match (from, fp16) {
-                    (DType::Fp16 | DType::Fp32 | DType::Bool, _)
-                        if self.f.value(output).ty.as_tensor()?.dtype == DType::Bool =>
-                    {
-                        return None;
-                    }
-                    (DType::Fp32, true) => self.unary(output, Unary::Copy, x, true),
-                    (DType::Fp16 | DType::Fp32 | DType::Bool, _) => {
-                        self.places[output.index()] = Some(Place::Floats(x))
-                    }
-                    _ => return None,
-                }
-            }
-            "relu" | "sigmoid" | "tanh" | "square" => {
-                let x = self.range(self.arg(call, "x")?)?;
-                let op = match call.op.name {
-                    "relu" => Unary::Relu,
-                    "sigmoid" => Unary::Sigmoid,
-                    "tanh" => Unary::Tanh,
-                    _ => Unary::Square,
-                };
-                self.unary(output, op, x, fp16);
-            }
-            "add" | "sub" | "mul" | "real_div" | "greater" | "less" => {
-                let op = match call.op.name {
-                    "add" => Binary::Add,
-                    "sub" => Binary::Sub,
-                    "mul" => Binary::Mul,
-                    "real_div" => Binary::Div,
-                    "greater" => Binary::Greater,
-                    _ => Binary::Less,
-                };
-                let shape = self.shape(output);
-                let x = self.access(self.arg(call, "x")?, &shape)?;
-                let y = self.access(self.arg(call, "y")?, &shape)?;
-                let out = self.output(output)?;
-                self.steps.push(Step::Binary { op, x, y, out, fp16 });
-            }
-            "select" => {
-                let shape = self.shape(output);
-                let cond = self.access(self.arg(call, "cond")?, &shape)?;
-                let a = self.access(self.arg(call, "a")?, &shape)?;
-                let b = self.access(self.arg(call, "b")?, &shape)?;
-                let out = self.output(output)?;
-                self.steps.push(Step::Select { cond, a, b, out });
-            }
-            "transpose" => {
-                let x = self.arg(call, "x")?;
-                let (range, shape) = (self.range(x)?, self.shape(x));
-                let steps = strides(&shape);
-                let perm: Vec<usize> = self
-                    .ints(call, "perm")?
-                    .iter()
-                    .map(|&p| if p < 0 { p + shape.len() as i64 } else { p } as usize)
-                    .collect();
-                let moved: Vec<usize> = perm.iter().map(|&p| steps[p]).collect();
-                let index = places(&self.shape(output), &moved);
-                let out = self.output(output)?;
-                self.steps.push(Step::Pick { x: range, index, out });
-            }
-            "fill" => {
-                let value = self.constant(call, "value")?.to_f64s().first().copied()? as f32;
-                let out = self.output(output)?;
-                self.start[out].fill(value);
-            }
-            "reduce_sum" | "reduce_mean" => {
-                let x = self.arg(call, "x")?;
-                let (range, shape) = (self.range(x)?, self.shape(x));
-                let rank = shape.len();
-                let axes: Vec<usize> = match self.arg(call, "axes") {
-                    Some(_) => self
-                        .ints(call, "axes")?
-                        .iter()
-                        .map(|&a| if a < 0 { a + rank as i64 } else { a } as usize)
-                        .collect(),
-                    None => (0..rank).collect(),
-                };
-                let mut moved = vec![0; rank];
-                let mut step = 1;
-                for axis in (0..rank).rev().filter(|a| !axes.contains(a)) {
-                    moved[axis] = step;
-                    step *= shape[axis];
-                }
-                let op = if call.op.name == "reduce_sum" { Reduction::Sum } else { Reduction::Mean };
-                let out = self.output(output)?;
-                let groups = if out.len() == 1 { Groups::All } else { Groups::Of(places(&shape, &moved)) };
-                self.steps.push(Step::Reduce { op, x: range, groups, out, fp16 });
-            }
-            "conv" => self.conv(call, output, fp16)?,
-            "matmul" => self.matmul(call, output, fp16)?,
-            _ => return None,
+    fn other_of(&mut self, id: ValueId) -> usize {
+        if let Held::Other(i) = self.held[id.index()] {
+            return i;
         }
-        Some(())
+        let value = self.known[id.index()].clone();
+        self.held[id.index()] = self.other(value);
+        self.others.len() - 1
     }
 
-    /// A new place for the floats of an output.
-    fn output(&mut self, id: ValueId) -> Option<Range<usize>> {
-        let place = self.place(&self.f.value(id).ty, None);
-        self.places[id.index()] = Some(place);
-        self.range(id)
-    }
-
-    fn unary(&mut self, output: ValueId, op: Unary, x: Range<usize>, fp16: bool) {
-        if let Some(out) = self.output(output) {
-            self.steps.push(Step::Unary { op, x, out, fp16 });
+    /// Computes a call of constants alone.
+    fn fold(&mut self, call: &ValidCall) -> Option<()> {
+        let Eval::By(eval) = call.op.eval else { return None };
+        let n: usize = call.outputs.iter().map(|&id| self.n_elements(id)).sum();
+        if call.op.name == "fill" && self.dtype(call.outputs[0]).and_then(place_kind) == Some(PlaceKind::Floats) {
+            let value = self.args(call).float("value").ok();
+            // Booleans are no numbers to the arguments.
+            let value = value.or_else(|| self.constant(self.arg(call, "value")?)?.to_f64s().first().copied());
+            self.held[call.outputs[0].index()] = Held::Uniform(value.unwrap_or(0.0) as f32);
+            return Some(());
         }
-    }
-
-    /// How the elements of a value are found when it is broadcast to `shape`.
-    fn access(&self, id: ValueId, shape: &[usize]) -> Option<(Range<usize>, Access)> {
-        let (range, own) = (self.range(id)?, self.shape(id));
-        let access = if own == shape {
-            Access::Same
-        } else if range.len() == 1 {
-            Access::Scalar
-        } else {
-            let lead = shape.len() - own.len();
-            let mut moved = vec![0; shape.len()];
-            for (i, s) in strides(&own).into_iter().enumerate() {
-                moved[lead + i] = if own[i] == 1 { 0 } else { s };
-            }
-            Access::Indexed(places(shape, &moved))
-        };
-        Some((range, access))
-    }
-
-    /// A 1x1 convolution without strides, padding and groups is a matrix product.
-    fn conv(&mut self, call: &ValidCall, output: ValueId, fp16: bool) -> Option<()> {
-        let (x, w) = (self.arg(call, "x")?, self.arg(call, "weight")?);
-        let (xs, ws, ys) = (self.shape(x), self.shape(w), self.shape(output));
-        let ones = |name| self.ints(call, name).is_none_or(|s| s.iter().all(|&s| s == 1));
-        if ws[2..].iter().any(|&k| k != 1) || xs[2..] != ys[2..] || !ones("strides") || !ones("groups") {
+        let mut ids = call.args.iter().flatten().flat_map(|a| a.ids());
+        if n > MOST_FOLDED || call.op.name.starts_with("random") || ids.any(|id| self.known[id.index()].is_none())
+        {
             return None;
         }
-        let size: usize = xs[2..].iter().product();
-        let shape = Gemm { m: ws[0], k: ws[1], n: size, exact: self.are_fp16(&[x, w]) };
-        let (a, b) = (self.range(w)?, self.range(x)?);
-        let init = match self.arg(call, "bias") {
-            Some(bias) => Some(self.range(bias)?),
-            None => None,
+        let results = eval(&self.args(call)).ok()?;
+        let fits = |(&id, value): (&ValueId, &Value)| match value {
+            Value::Tensor(t) => self.f.value(id).ty.as_tensor() == Some(&t.ty()),
+            Value::List(_) => true,
         };
-        let batch = (0..xs[0]).map(|i| (0, i * ws[1] * size)).collect();
-        let out = self.output(output)?;
-        self.steps.push(Step::Product(Box::new(Product {
-            shape,
-            a,
-            b,
-            transposed: (false, false),
-            batch,
-            init,
-            out,
-            fp16,
-        })));
-        Some(())
-    }
-
-    fn matmul(&mut self, call: &ValidCall, output: ValueId, fp16: bool) -> Option<()> {
-        let (x, y) = (self.arg(call, "x")?, self.arg(call, "y")?);
-        let (xs, ys) = (self.shape(x), self.shape(y));
-        if xs.len() < 2 || ys.len() < 2 {
+        if results.len() != call.outputs.len() || !call.outputs.iter().zip(&results).all(fits) {
             return None;
         }
-        let flag = |name| self.ints(call, name).is_some_and(|f| f == [1]);
-        let transposed = (flag("transpose_x"), flag("transpose_y"));
-        let (rows, columns) = (xs[xs.len() - 2], xs[xs.len() - 1]);
-        let (m, k) = if transposed.0 { (columns, rows) } else { (rows, columns) };
-        let n = ys[ys.len() - if transposed.1 { 2 } else { 1 }];
-        let outer = self.shape(output);
-        let outer = &outer[..outer.len() - 2];
-        let offsets = |own: &[usize], size: usize| {
-            let own = &own[..own.len() - 2];
-            let lead = outer.len() - own.len();
-            let mut moved = vec![0; outer.len()];
-            for (i, s) in strides(own).into_iter().enumerate() {
-                moved[lead + i] = if own[i] == 1 { 0 } else { s * size };
-            }
-            places(outer, &moved)
-        };
-        let batch = offsets(&xs, m * k)
-            .iter()
-            .zip(&offsets(&ys, k * n))
-            .map(|(&a, &b)| (a as usize, b as usize))
-            .collect();
-        let (a, b) = (self.range(x)?, self.range(y)?);
-        let out = self.output(output)?;
-        self.n_scratch = self.n_scratch.max(m * k + k * n);
-        let shape = Gemm { m, k, n, exact: self.are_fp16(&[x, y]) };
-        self.steps.push(Step::Product(Box::new(Product {
-            shape,
-            a,
-            b,
-            transposed,
-            batch,
-            init: None,
-            out,
-            fp16,
-        })));
+        for (id, value) in call.outputs.iter().zip(results) {
+            self.know(id.index(), value);
+        }
         Some(())
     }
 }
 
-/// Whether values of a type are kept as f32. Integers are not: beyond 2^24 f32 has gaps.
-fn in_floats(dtype: DType) -> bool {
-    matches!(dtype, DType::Fp16 | DType::Fp32 | DType::Bool)
+/// How values of a type are kept. Whole numbers are no floats: beyond 2^24 f32 has gaps.
+pub(super) fn place_kind(dtype: DType) -> Option<PlaceKind> {
+    match dtype {
+        DType::Fp16 | DType::Fp32 | DType::Bool => Some(PlaceKind::Floats),
+        DType::Int32 => Some(PlaceKind::Ints),
+        _ => None,
+    }
 }
 
-fn strides(shape: &[usize]) -> Vec<usize> {
-    let mut out = vec![1; shape.len()];
-    for i in (1..shape.len()).rev() {
-        out[i - 1] = out[i] * shape[i];
-    }
-    out
-}
-
-/// For each element of `shape` in order, the place that moving by `steps` along its axes leads to.
-fn places(shape: &[usize], steps: &[usize]) -> Box<[u32]> {
-    let n = shape.iter().product();
-    let mut out = Vec::with_capacity(n);
-    let mut at = 0usize;
-    let mut coordinate = vec![0; shape.len()];
-    for _ in 0..n {
-        // The planner has checked that all places fit.
-        out.push(at as u32);
-        for axis in (0..shape.len()).rev() {
-            coordinate[axis] += 1;
-            at += steps[axis];
-            if coordinate[axis] < shape[axis] {
-                break;
-            }
-            at -= steps[axis] * shape[axis];
-            coordinate[axis] = 0;
-        }
-    }
-    out.into()
+/// What all elements are, if they are the same bit by bit.
+fn uniform<T: Copy, B: PartialEq>(x: &[T], bits: impl Fn(T) -> B) -> Option<T> {
+    let (&first, rest) = x.split_first()?;
+    rest.iter().all(|&x| bits(x) == bits(first)).then_some(first)
 }

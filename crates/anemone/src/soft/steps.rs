@@ -1,271 +1,274 @@
 //! The steps a plan is made of, and how each runs.
 
-use super::kernels::{self, Gemm};
+use super::copy::Copy;
+use super::gather::Picks;
+use super::kernels;
+use super::pointwise::{Chain, MOST_LOADS, MOST_STORES};
+use super::product::Product;
+use super::reduce::{Along, Reduce};
+use super::window::{Conv, Pool};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType, Type};
 use anemone_mil::ops::{Args, Bound, Eval, Operand, Value};
 use anemone_mil::tensor::Tensor;
 use anemone_mil::valid::ValidCall;
+use std::mem::take;
 use std::ops::Range;
 
 /// What a plan runs in. Each kernel has its own.
 pub(crate) struct Memory {
-    pub(super) floats: Vec<f32>,
+    /// Slots, each of which holds one value after the other.
+    pub(super) floats: Vec<Vec<f32>>,
+    pub(super) ints: Vec<Vec<i32>>,
     pub(super) others: Vec<Option<Value>>,
-    /// Room for transposed operands.
-    pub(super) scratch: Vec<f32>,
+    /// Room to work in: one for each thread, and one that they share.
+    pub(super) scratch: Vec<Vec<f32>>,
+    pub(super) wide: Vec<f32>,
 }
 
-/// Where the elements of an operand are found, for each element of the result.
-pub(super) enum Access {
-    /// At the same place.
-    Same,
-    /// At one place.
-    Scalar,
-    /// At these places.
-    Indexed(Box<[u32]>),
+/// Where the elements of a value lie.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) kind: PlaceKind,
+    pub(super) slot: usize,
+    pub(super) range: Range<usize>,
 }
 
-pub(super) enum Step {
-    /// `out[batch] = A[batch] B[batch]`, started from `init` along the rows.
-    Product(Box<Product>),
-    Unary {
-        op: Unary,
-        x: Range<usize>,
-        out: Range<usize>,
-        fp16: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum PlaceKind {
+    Floats,
+    Ints,
+}
+
+/// One step. It never writes into a slot that it reads.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) work: Work,
+    pub(super) reads: Vec<Place>,
+    pub(super) writes: Vec<Place>,
+    /// Whether the results are rounded to fp16; those of a chain and of a reference round themselves.
+    pub(super) fp16: bool,
+}
+
+/// What a step does with what it reads.
+#[derive(Debug)]
+pub(super) enum Work {
+    Chain(Chain),
+    /// Of A, B and, where sums start from one, a vector.
+    Product(Product),
+    Reduce(Reduce),
+    Softmax(Along),
+    LogSumExp(Along),
+    /// Of `x` and, where it has them, gamma and beta.
+    LayerNorm {
+        along: Along,
+        gamma: bool,
+        beta: bool,
+        epsilon: f32,
     },
-    Binary {
-        op: Binary,
-        x: (Range<usize>, Access),
-        y: (Range<usize>, Access),
-        out: Range<usize>,
-        fp16: bool,
+    /// Of `x`, weights and, where it has one, a bias.
+    Conv(Conv),
+    Pool(Pool),
+    /// Boxes of elements; what none of them covers is filled.
+    Copies {
+        copies: Vec<Copy>,
+        fill: Option<f32>,
     },
-    Select {
-        cond: (Range<usize>, Access),
-        a: (Range<usize>, Access),
-        b: (Range<usize>, Access),
-        out: Range<usize>,
+    /// Of data and indices.
+    Gather(Picks),
+    /// Of data, indices and updates.
+    Scatter {
+        picks: Picks,
+        add: bool,
     },
-    /// Elements of `x` in another order, or some of them.
-    Pick {
-        x: Range<usize>,
-        index: Box<[u32]>,
-        out: Range<usize>,
-    },
-    Reduce {
-        op: Reduction,
-        x: Range<usize>,
-        groups: Groups,
-        out: Range<usize>,
-        fp16: bool,
-    },
+    ToInts,
+    ToFloats,
+    /// Of two vectors of whole numbers, each one element or as many as the result.
+    Ints(IntFunction),
     /// Whatever has no step of its own: the op's definition.
     Reference(Box<Reference>),
 }
 
-pub(super) struct Product {
-    pub(super) shape: Gemm,
-    pub(super) a: Range<usize>,
-    pub(super) b: Range<usize>,
-    /// Whether the operand lies transposed.
-    pub(super) transposed: (bool, bool),
-    /// For each product of the batch, the offsets of its operands.
-    pub(super) batch: Box<[(usize, usize)]>,
-    pub(super) init: Option<Range<usize>>,
-    pub(super) out: Range<usize>,
-    pub(super) fp16: bool,
-}
-
-pub(super) struct Reference {
-    pub(super) call: ValidCall,
-    pub(super) label: String,
-    pub(super) args: Vec<Option<Vec<(Place, Type)>>>,
-    pub(super) outputs: Vec<(Place, TensorType)>,
-}
-
-/// Where a value lies.
-#[derive(Clone, Debug)]
-pub(super) enum Place {
-    Floats(Range<usize>),
-    Other(usize),
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Unary {
-    Copy,
-    Relu,
-    Sigmoid,
-    Tanh,
-    Square,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Binary {
+/// Functions of two whole numbers. Comparisons give floats.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum IntFunction {
     Add,
     Sub,
     Mul,
-    Div,
+    Max,
+    Min,
+    Equal,
+    NotEqual,
     Greater,
+    GreaterEqual,
     Less,
+    LessEqual,
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Reduction {
-    Sum,
-    Mean,
+#[derive(Debug)]
+pub(super) struct Reference {
+    pub(super) call: ValidCall,
+    pub(super) label: String,
+    pub(super) args: Vec<Option<Vec<(Holder, Type)>>>,
+    pub(super) outputs: Vec<(Holder, TensorType)>,
 }
 
-/// Which output each element of the input is summed into.
-pub(super) enum Groups {
-    /// All into one.
-    All,
-    Of(Box<[u32]>),
+/// Where a reference finds a value: among what the step reads or writes, or beside.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Holder {
+    Place(usize),
+    Other(usize),
 }
 
 impl Step {
     pub(super) fn run(&self, memory: &mut Memory) -> Result<()> {
-        match self {
-            Step::Product(p) => p.run(memory),
-            Step::Unary { op, x, out, fp16 } => {
-                let (before, out) = split(&mut memory.floats, out);
-                let x = &before[x.clone()];
-                match op {
-                    Unary::Copy => map(x, out, |x| x),
-                    Unary::Relu => map(x, out, |x| if x < 0.0 { 0.0 } else { x }),
-                    Unary::Sigmoid => map(x, out, |x| 1.0 / (1.0 + (-x).exp())),
-                    Unary::Tanh => map(x, out, f32::tanh),
-                    Unary::Square => map(x, out, |x| x * x),
-                }
-                round(out, *fp16);
+        if let Work::Reference(r) = &self.work {
+            return r.run(self, memory);
+        }
+        let (mut scratch, mut wide) = (take(&mut memory.scratch), take(&mut memory.wide));
+        let result = match (&self.work, &self.writes[..]) {
+            (Work::Chain(chain), writes) => {
+                self.chain(chain, writes, memory, &mut scratch);
+                Ok(())
             }
-            Step::Binary { op, x, y, out, fp16 } => {
-                let (before, out) = split(&mut memory.floats, out);
-                let (x, y) = ((&before[x.0.clone()], &x.1), (&before[y.0.clone()], &y.1));
-                match op {
-                    Binary::Add => zip(x, y, out, |x, y| x + y),
-                    Binary::Sub => zip(x, y, out, |x, y| x - y),
-                    Binary::Mul => zip(x, y, out, |x, y| x * y),
-                    Binary::Div => zip(x, y, out, |x, y| x / y),
-                    Binary::Greater => zip(x, y, out, |x, y| f32::from(u8::from(x > y))),
-                    Binary::Less => zip(x, y, out, |x, y| f32::from(u8::from(x < y))),
+            (work, [to]) if to.kind == PlaceKind::Floats => {
+                let mut slot = take(&mut memory.floats[to.slot]);
+                let out = &mut slot[to.range.clone()];
+                let result = self.floats(work, memory, out, &mut scratch, &mut wide);
+                if self.fp16 {
+                    pulp::Arch::new().dispatch(|| kernels::round_to_fp16(out));
                 }
-                round(out, *fp16);
+                memory.floats[to.slot] = slot;
+                result
             }
-            Step::Select { cond, a, b, out } => {
-                let (before, out) = split(&mut memory.floats, out);
-                let (c, x, y) = (&before[cond.0.clone()], &before[a.0.clone()], &before[b.0.clone()]);
-                for (i, out) in out.iter_mut().enumerate() {
-                    *out = if c[cond.1.at(i)] != 0.0 { x[a.1.at(i)] } else { y[b.1.at(i)] };
-                }
+            (work, [to]) => {
+                let mut slot = take(&mut memory.ints[to.slot]);
+                let result = self.ints(work, memory, &mut slot[to.range.clone()]);
+                memory.ints[to.slot] = slot;
+                result
             }
-            Step::Pick { x, index, out } => {
-                let (before, out) = split(&mut memory.floats, out);
-                let x = &before[x.clone()];
-                for (out, &i) in out.iter_mut().zip(index) {
-                    *out = x[i as usize];
-                }
+            _ => Ok(()),
+        };
+        (memory.scratch, memory.wide) = (scratch, wide);
+        result
+    }
+
+    fn chain(&self, chain: &Chain, writes: &[Place], memory: &mut Memory, scratch: &mut [Vec<f32>]) {
+        let mut slots: [Vec<f32>; MOST_STORES] = Default::default();
+        for (slot, to) in slots.iter_mut().zip(writes) {
+            *slot = take(&mut memory.floats[to.slot]);
+        }
+        let mut outs: [&mut [f32]; MOST_STORES] = Default::default();
+        for ((out, slot), to) in outs.iter_mut().zip(&mut slots).zip(writes) {
+            *out = &mut slot[to.range.clone()];
+        }
+        let mut loads: [&[f32]; MOST_LOADS] = Default::default();
+        for (load, from) in loads.iter_mut().zip(&self.reads) {
+            *load = memory.read(from);
+        }
+        chain.run(&loads, outs, scratch);
+        for (slot, to) in slots.iter_mut().zip(writes) {
+            memory.floats[to.slot] = take(slot);
+        }
+    }
+
+    /// A step whose result are floats.
+    fn floats(
+        &self,
+        work: &Work,
+        memory: &Memory,
+        out: &mut [f32],
+        scratch: &mut [Vec<f32>],
+        wide: &mut [f32],
+    ) -> Result<()> {
+        let read = |i: usize| memory.read(&self.reads[i]);
+        let maybe = |i: usize| self.reads.get(i).map(|p| memory.read(p));
+        match work {
+            Work::Product(p) => p.run((read(0), read(1), maybe(2).unwrap_or(&[])), out, wide, scratch),
+            Work::Reduce(r) => r.run(read(0), out, scratch),
+            Work::Softmax(a) => a.softmax(read(0), out, scratch),
+            Work::LogSumExp(a) => a.log_sum_exp(read(0), out, scratch),
+            Work::LayerNorm { along, gamma, beta, epsilon } => {
+                let g = gamma.then(|| read(1));
+                let b = beta.then(|| read(1 + usize::from(*gamma)));
+                along.layer_norm(read(0), g, b, *epsilon, out, scratch);
             }
-            Step::Reduce { op, x, groups, out, fp16 } => {
-                let (before, out) = split(&mut memory.floats, out);
-                let x = &before[x.clone()];
-                out.fill(0.0);
-                match groups {
-                    Groups::All => out[0] = x.iter().sum(),
-                    Groups::Of(index) => index.iter().zip(x).for_each(|(&i, &x)| out[i as usize] += x),
+            Work::Conv(c) => c.run((read(0), read(1), maybe(2)), out, scratch),
+            Work::Pool(p) => p.run(read(0), out, scratch),
+            Work::Copies { copies, fill } => {
+                if let Some(value) = fill {
+                    out.fill(*value);
                 }
-                if matches!(op, Reduction::Mean) {
-                    let n = (x.len() / out.len().max(1)) as f32;
-                    out.iter_mut().for_each(|y| *y /= n);
-                }
-                round(out, *fp16);
+                copies.iter().for_each(|c| c.run(read(c.source), out));
             }
-            Step::Reference(r) => r.run(memory)?,
+            Work::Gather(picks) => return picks.gather(read(0), memory.read_ints(&self.reads[1]), out),
+            Work::Scatter { picks, add } => {
+                out.copy_from_slice(read(0));
+                return picks.scatter(*add, memory.read_ints(&self.reads[1]), read(2), out);
+            }
+            Work::ToFloats => {
+                let x = memory.read_ints(&self.reads[0]);
+                out.iter_mut().zip(x).for_each(|(out, &x)| *out = x as f32);
+            }
+            Work::Ints(f) => {
+                let (x, y) = (memory.read_ints(&self.reads[0]), memory.read_ints(&self.reads[1]));
+                let compare: fn(i32, i32) -> bool = match f {
+                    IntFunction::Equal => |x, y| x == y,
+                    IntFunction::NotEqual => |x, y| x != y,
+                    IntFunction::Greater => |x, y| x > y,
+                    IntFunction::GreaterEqual => |x, y| x >= y,
+                    IntFunction::Less => |x, y| x < y,
+                    _ => |x, y| x <= y,
+                };
+                zip_ints(x, y, out, |x, y| f32::from(u8::from(compare(x, y))));
+            }
+            Work::Chain(_) | Work::ToInts | Work::Reference(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A step whose result are whole numbers.
+    fn ints(&self, work: &Work, memory: &Memory, out: &mut [i32]) -> Result<()> {
+        let read = |i: usize| memory.read_ints(&self.reads[i]);
+        match work {
+            Work::Copies { copies, .. } => copies.iter().for_each(|c| c.run(read(c.source), out)),
+            Work::Gather(picks) => return picks.gather(read(0), read(1), out),
+            Work::ToInts => {
+                // Truncated, then wrapped.
+                let x = memory.read(&self.reads[0]);
+                out.iter_mut().zip(x).for_each(|(out, &x)| *out = x as i64 as i32);
+            }
+            Work::Ints(f) => {
+                let f: fn(i32, i32) -> i32 = match f {
+                    IntFunction::Add => i32::wrapping_add,
+                    IntFunction::Sub => i32::wrapping_sub,
+                    IntFunction::Mul => i32::wrapping_mul,
+                    IntFunction::Max => i32::max,
+                    _ => i32::min,
+                };
+                zip_ints(read(0), read(1), out, f);
+            }
+            _ => {}
         }
         Ok(())
     }
 }
 
-impl Access {
-    fn at(&self, i: usize) -> usize {
-        match self {
-            Access::Same => i,
-            Access::Scalar => 0,
-            Access::Indexed(index) => index[i] as usize,
-        }
+fn zip_ints<T>(x: &[i32], y: &[i32], out: &mut [T], f: impl Fn(i32, i32) -> T) {
+    let step = |x: &[i32], n: usize| usize::from(x.len() == n && n > 1);
+    let (step_x, step_y) = (step(x, out.len()), step(y, out.len()));
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = f(x[i * step_x], y[i * step_y]);
     }
-}
-
-/// What lies before a step's output, where its operands are, and the output itself.
-fn split<'m>(floats: &'m mut [f32], out: &Range<usize>) -> (&'m [f32], &'m mut [f32]) {
-    let (before, rest) = floats.split_at_mut(out.start);
-    (before, &mut rest[..out.len()])
-}
-
-fn round(out: &mut [f32], fp16: bool) {
-    if fp16 {
-        kernels::round_to_fp16(out);
-    }
-}
-
-fn map(x: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
-    out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x));
-}
-
-fn zip(x: (&[f32], &Access), y: (&[f32], &Access), out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
-    match (x, y) {
-        ((x, Access::Same), (y, Access::Same)) => {
-            out.iter_mut().zip(x).zip(y).for_each(|((out, &x), &y)| *out = f(x, y));
-        }
-        ((x, Access::Same), (y, Access::Scalar)) => map(x, out, |x| f(x, y[0])),
-        ((x, Access::Scalar), (y, Access::Same)) => map(y, out, |y| f(x[0], y)),
-        ((x, at_x), (y, at_y)) => {
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = f(x[at_x.at(i)], y[at_y.at(i)]);
-            }
-        }
-    }
-}
-
-impl Product {
-    fn run(&self, memory: &mut Memory) {
-        let (before, out) = split(&mut memory.floats, &self.out);
-        let Gemm { m, k, n, .. } = self.shape;
-        match &self.init {
-            Some(bias) => {
-                let rows = before[bias.clone()].iter().cycle();
-                out.chunks_exact_mut(n.max(1)).zip(rows).for_each(|(row, &b)| row.fill(b));
-            }
-            None => out.fill(0.0),
-        }
-        let (room_a, room_b) = memory.scratch.split_at_mut(if self.transposed.0 { m * k } else { 0 });
-        for (&(a, b), out) in self.batch.iter().zip(out.chunks_exact_mut((m * n).max(1))) {
-            let a = operand(&before[self.a.start + a..][..m * k], self.transposed.0, (k, m), room_a);
-            let b = operand(&before[self.b.start + b..][..k * n], self.transposed.1, (n, k), room_b);
-            self.shape.accumulate(a, b, out);
-        }
-        round(out, self.fp16);
-    }
-}
-
-/// The operand as it lies, or turned round into `room` if it lies transposed as `[rows, columns]`.
-fn operand<'m>(x: &'m [f32], transposed: bool, (rows, columns): (usize, usize), room: &'m mut [f32]) -> &'m [f32] {
-    if !transposed {
-        return x;
-    }
-    let room = &mut room[..rows * columns];
-    kernels::transpose(x, rows, columns, room);
-    room
 }
 
 impl Reference {
-    fn run(&self, memory: &mut Memory) -> Result<()> {
+    fn run(&self, step: &Step, memory: &mut Memory) -> Result<()> {
         let Eval::By(eval) = self.call.op.eval else { return Ok(()) };
         let values: Vec<Option<Vec<Value>>> = self
             .args
             .iter()
-            .map(|a| a.as_ref()?.iter().map(|(place, ty)| memory.value(place, ty)).collect())
+            .map(|a| a.as_ref()?.iter().map(|(holder, ty)| memory.value(step, *holder, ty)).collect())
             .collect();
         let operands = self
             .args
@@ -282,15 +285,20 @@ impl Reference {
         let failed =
             |what: String| Error::config(format!("op `{}` (`{}`): {what}", self.call.op.name, self.label));
         let results = eval(&Args { def: self.call.op, operands }).map_err(|e| failed(e.to_string()))?;
-        for ((place, ty), result) in self.outputs.iter().zip(results) {
-            match (place, &result) {
-                (Place::Other(i), _) => memory.others[*i] = Some(result),
-                (Place::Floats(r), Value::Tensor(t)) if t.ty() == *ty => {
-                    let to = &mut memory.floats[r.clone()];
-                    match (t.floats(), t.ints()) {
-                        (Some(x), _) => to.iter_mut().zip(x).for_each(|(to, &x)| *to = x as f32),
-                        (_, Some(x)) => to.iter_mut().zip(x).for_each(|(to, &x)| *to = x as f32),
-                        _ => {}
+        for ((holder, ty), result) in self.outputs.iter().zip(results) {
+            match (holder, &result) {
+                (Holder::Other(i), _) => memory.others[*i] = Some(result),
+                (Holder::Place(i), Value::Tensor(t)) if t.ty() == *ty => {
+                    let Place { kind, slot, range } = &step.writes[*i];
+                    match kind {
+                        PlaceKind::Floats => {
+                            let to = &mut memory.floats[*slot][range.clone()];
+                            to.iter_mut().zip(t.to_f64s()).for_each(|(to, x)| *to = x as f32);
+                        }
+                        PlaceKind::Ints => {
+                            let to = &mut memory.ints[*slot][range.clone()];
+                            to.iter_mut().zip(t.ints().unwrap_or_default()).for_each(|(to, &x)| *to = x as i32);
+                        }
                     }
                 }
                 _ => return Err(failed(format!("gave something else than the {ty} it declares"))),
@@ -301,22 +309,30 @@ impl Reference {
 }
 
 impl Memory {
-    fn value(&self, place: &Place, ty: &Type) -> Option<Value> {
-        match (place, ty) {
-            (Place::Other(i), _) => self.others[*i].clone(),
-            (Place::Floats(r), Type::Tensor(t)) => {
-                let (x, shape) = (&self.floats[r.clone()], t.fixed_shape()?);
-                Some(
-                    match t.dtype {
-                        DType::Bool => {
-                            Tensor::int(t.dtype, &shape, x.iter().map(|&x| (x != 0.0).into()).collect())
-                        }
-                        _ => Tensor::float(t.dtype, &shape, x.iter().map(|&x| x.into()).collect()),
-                    }
-                    .into(),
-                )
+    pub(super) fn read(&self, place: &Place) -> &[f32] {
+        &self.floats[place.slot][place.range.clone()]
+    }
+
+    pub(super) fn read_ints(&self, place: &Place) -> &[i32] {
+        &self.ints[place.slot][place.range.clone()]
+    }
+
+    fn value(&self, step: &Step, holder: Holder, ty: &Type) -> Option<Value> {
+        let place = match holder {
+            Holder::Other(i) => return self.others[i].clone(),
+            Holder::Place(i) => &step.reads[i],
+        };
+        let Type::Tensor(t) = ty else { return None };
+        let shape = t.fixed_shape()?;
+        let tensor = match (place.kind, t.dtype) {
+            (PlaceKind::Ints, _) => {
+                Tensor::int(t.dtype, &shape, self.read_ints(place).iter().map(|&x| x.into()).collect())
             }
-            _ => None,
-        }
+            (_, DType::Bool) => {
+                Tensor::int(t.dtype, &shape, self.read(place).iter().map(|&x| (x != 0.0).into()).collect())
+            }
+            _ => Tensor::float(t.dtype, &shape, self.read(place).iter().map(|&x| x.into()).collect()),
+        };
+        Some(tensor.into())
     }
 }

@@ -1,11 +1,12 @@
 //! When kernels are compiled or given new weights, and whether the budget of compiles allows it.
 
 use super::Trainer;
-use super::kernels::{Background, Compiler, LayerWeights};
-use super::plan::TrainPlan;
+use super::kernels::{Background, Compiler};
+use super::plan::{Target, TrainPlan};
 use crate::config::{Config, Io, Strategy};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::nn::Built;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,14 +19,14 @@ impl Trainer {
             self.batch.kernel_update = update;
         } else if !over && self.config.weights.strategy == Strategy::Operand {
             self.prepare()?;
-            let weights = self.layer_weights();
             if let Some(kernels) = &mut self.kernels {
-                kernels.write_weights(&weights)?;
+                kernels.write_weights(&self.plan.weights(&self.environment, &self.params))?;
             }
             self.batch.kernel_update = self.state.update;
         } else if !over && self.overlaps() && !was_stale && self.kernels.is_some() {
             self.prepare()?;
-            match self.compiler.compile_in_background(self.layer_weights()) {
+            let weights = self.plan.weights(&self.environment, &self.params);
+            match self.compiler.compile_in_background(weights.into_iter().map(<[f32]>::to_vec).collect()) {
                 Ok(background) => {
                     self.background = Some((background, self.state.update));
                     self.batch.stale = true;
@@ -64,20 +65,13 @@ impl Trainer {
 
     /// Computes what the device's weights are made of from the parameters.
     fn prepare(&mut self) -> Result<()> {
-        for (&id, p) in self.plan.params.iter().zip(&self.params) {
-            self.environment.get_mut(id).copy_from_slice(p);
-        }
-        self.plan.preparation.run(&mut self.environment)
-    }
-
-    fn layer_weights(&self) -> LayerWeights {
-        self.plan.layers().map(|l| self.environment.get(l.weight).to_vec()).collect()
+        self.plan.prepare(&mut self.environment, &self.params)
     }
 
     pub(super) fn compile_now(&mut self) -> Result<()> {
         self.prepare()?;
         let start = Instant::now();
-        let (result, stats) = self.compiler.compile(&self.layer_weights());
+        let (result, stats) = self.compiler.compile(&self.plan.weights(&self.environment, &self.params));
         self.state.stats.compile_wait_s += start.elapsed().as_secs_f64();
         self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
         self.state.stats.n_retries += stats.n_retries;
@@ -124,18 +118,34 @@ impl Trainer {
     }
 }
 
-/// The compiler for the wished element type of inputs and outputs, or for fp16 where that is refused.
-pub(super) fn compiler(
-    config: &Config,
-    device: &Arc<dyn Device>,
-    plan: &TrainPlan,
-    io: Io,
-) -> Result<(Arc<Compiler>, Io, u64)> {
-    let strategy = config.weights.strategy;
-    match Compiler::new(device.clone(), plan, strategy, io) {
-        Err(e) if e.is_refused() && io == Io::Fp32 => {
-            Ok((Arc::new(Compiler::new(device.clone(), plan, strategy, Io::Fp16)?), Io::Fp16, 1))
-        }
-        result => Ok((Arc::new(result?), io, 0)),
+/// The plan for the wished element type of inputs and outputs, or for fp16 where that is refused.
+pub(super) struct Cut {
+    pub(super) plan: TrainPlan,
+    pub(super) compiler: Arc<Compiler>,
+    pub(super) io: Io,
+    pub(super) n_fallbacks: u64,
+}
+
+impl Cut {
+    pub(super) fn new(config: &Config, built: &Built, device: &Arc<dyn Device>, io: Io) -> Result<Cut> {
+        let strategy = config.weights.strategy;
+        let with = |io| -> Result<(TrainPlan, Compiler)> {
+            let target = Target {
+                limits: device.limits(),
+                strategy,
+                overlap: strategy == Strategy::Baked && config.weights.overlap,
+                io,
+                config: &config.plan,
+                input_gradient: config.train.input_gradient,
+            };
+            let plan = TrainPlan::new(built, target)?;
+            let compiler = Compiler::new(device.clone(), &plan, strategy, io)?;
+            Ok((plan, compiler))
+        };
+        let (io, n_fallbacks, (plan, compiler)) = match with(io) {
+            Err(e) if e.is_refused() && io == Io::Fp32 => (Io::Fp16, 1, with(Io::Fp16)?),
+            result => (io, 0, result?),
+        };
+        Ok(Cut { plan, compiler: Arc::new(compiler), io, n_fallbacks })
     }
 }

@@ -27,7 +27,8 @@ impl Evaluator {
     ///
     /// If the configuration asks for something impossible, or the data cannot be read.
     pub fn new(config: &Config) -> Result<Evaluator> {
-        Evaluator::with_model(config, &*config.model.model(), config.data()?)
+        let data = config.data()?;
+        Evaluator::with_model(config, &*config.model.model(&*data)?, data)
     }
 
     /// For any model on any data; of the configuration, `model` and `data` are not looked at.
@@ -113,7 +114,7 @@ impl Forward {
         data.batch(part, index, &mut self.x, &mut self.target)?;
         // The graph declares input, target, then parameters, and returns loss and prediction.
         for (i, values) in [&self.x[..], &self.target].iter().chain(params).enumerate() {
-            self.memory.input_mut(&self.plan, i).copy_from_slice(values);
+            self.memory.write_input(&self.plan, i, values);
         }
         self.plan.run(&mut self.memory)?;
         let loss = f64::from(self.memory.output(&self.plan, 0)[0]);

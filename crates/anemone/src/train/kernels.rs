@@ -1,7 +1,7 @@
 //! How kernels get their weights: compiled in, compiled in behind the trainer's back, or passed in.
 
 use super::plan::{Environment, TrainPlan};
-use super::programs::{Linear, WEIGHTS_PATH};
+use super::programs::{DeviceCall, Form, WEIGHTS_PATH};
 use crate::config::{Io, Strategy};
 use crate::device::{Buffer, Device, Kernel};
 use crate::error::{Error, Result};
@@ -16,11 +16,14 @@ use std::time::{Duration, Instant};
 const RETRIES: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-/// What makes kernels: the validated programs of all layers.
+/// What makes kernels: the validated programs.
 pub(crate) struct Compiler {
     device: Arc<dyn Device>,
     strategy: Strategy,
-    layers: Vec<(String, ValidProgram)>,
+    /// The programs, with the name of the first call of each.
+    programs: Vec<(String, ValidProgram)>,
+    /// The program of each call. With weights passed in, calls of one form share one.
+    of_call: Vec<usize>,
 }
 
 /// What compiling took.
@@ -32,67 +35,86 @@ pub(crate) struct CompileStats {
     pub(crate) n_retries: u64,
 }
 
-/// The weights of each layer.
-pub(crate) type LayerWeights = Vec<Vec<f32>>;
-
 impl Compiler {
-    /// The programs of all layers for one element type of inputs and outputs.
+    /// The programs of all calls of a plan.
     ///
     /// # Errors
     ///
     /// [`Error::is_refused`] if the device's limits say no.
     pub(crate) fn new(device: Arc<dyn Device>, plan: &TrainPlan, strategy: Strategy, io: Io) -> Result<Compiler> {
-        let layer = |l: &Linear| {
-            let program = validate(l.program(strategy, io)?, device.limits()).map_err(Error::from);
-            Ok((l.label.clone(), program.map_err(|e| e.context(format!("layer `{}`", l.label)))?))
-        };
-        let layers = plan.layers().map(layer).collect::<Result<_>>()?;
-        Ok(Compiler { device, strategy, layers })
+        let (mut programs, mut of_call) = (Vec::new(), Vec::new());
+        let mut forms: Vec<&Form> = Vec::new();
+        for call in &plan.calls {
+            let shared = forms.iter().position(|&f| strategy == Strategy::Operand && *f == call.form);
+            of_call.push(shared.unwrap_or(forms.len()));
+            if shared.is_none() {
+                let program = validate(call.form.program(io)?, device.limits()).map_err(Error::from);
+                programs.push((
+                    call.label.clone(),
+                    program.map_err(|e| e.context(format!("layer `{}`", call.label)))?,
+                ));
+                forms.push(&call.form);
+            }
+        }
+        Ok(Compiler { device, strategy, programs, of_call })
     }
 
     /// The number of programs, and so of compiles, in a set of kernels.
     pub(crate) fn n_programs(&self) -> usize {
-        self.layers.len()
+        self.programs.len()
     }
 
-    /// Compiles all layers, and says what it took even if it fails.
+    /// Compiles all programs for the weights of each call, and says what it took even if it fails.
     ///
     /// # Errors
     ///
     /// As [`Device::compile`]; a failure of the device only after it was tried again.
-    pub(crate) fn compile(&self, weights: &LayerWeights) -> (Result<Kernels>, CompileStats) {
+    pub(crate) fn compile(&self, weights: &[&[f32]]) -> (Result<Kernels>, CompileStats) {
         let start = Instant::now();
         let mut n_retries = 0;
         let kernels = self.kernels(weights, &mut n_retries);
         (kernels, CompileStats { busy: start.elapsed(), n_retries })
     }
 
-    fn kernels(&self, weights: &LayerWeights, n_retries: &mut u64) -> Result<Kernels> {
-        let mut layers = Vec::new();
-        for ((label, program), w) in self.layers.iter().zip(weights) {
+    fn kernels(&self, weights: &[&[f32]], n_retries: &mut u64) -> Result<Kernels> {
+        let mut programs = Vec::new();
+        for (i, (label, program)) in self.programs.iter().enumerate() {
             let constants = match self.strategy {
-                Strategy::Baked => weights_file(w)?,
+                // Each call has a program of its own.
+                Strategy::Baked => weights_file(weights[i])?,
                 Strategy::Operand => Weights::new(),
             };
             let kernel = retry(n_retries, || self.device.compile(program, &constants))
                 .map_err(|e| e.context(format!("compile `{label}`")))?;
-            layers.push(Layer::new(label, kernel)?);
+            programs.push((label, kernel));
         }
-        let mut kernels = Kernels { layers, strategy: self.strategy };
+        let mut calls = Vec::new();
+        for (&program, w) in self.of_call.iter().zip(weights) {
+            let (label, kernel) = &programs[program];
+            let is_passed = self.strategy == Strategy::Operand && !w.is_empty();
+            let buffer = || kernel.input_buffer(0).map_err(|e| e.context(format!("buffers of `{label}`")));
+            calls.push(CallWeights { program, buffer: is_passed.then(buffer).transpose()? });
+        }
+        let first = |program| calls.iter().find(|c: &&CallWeights| c.program == program);
+        let programs = programs.into_iter().enumerate().map(|(i, (label, kernel))| {
+            let n_weights = usize::from(first(i).is_some_and(|c| c.buffer.is_some()));
+            Loaded::new(label, kernel, n_weights)
+        });
+        let mut kernels = Kernels { programs: programs.collect::<Result<_>>()?, calls };
         kernels.write_weights(weights)?;
         Ok(kernels)
     }
 
-    /// Compiles all layers on a thread of its own.
+    /// Compiles all programs on a thread of its own.
     ///
     /// # Errors
     ///
     /// If there is no thread to be had.
-    pub(crate) fn compile_in_background(self: &Arc<Self>, weights: LayerWeights) -> Result<Background> {
+    pub(crate) fn compile_in_background(self: &Arc<Self>, weights: Vec<Vec<f32>>) -> Result<Background> {
         let compiler = self.clone();
         let thread = std::thread::Builder::new()
             .name("compile".into())
-            .spawn(move || compiler.compile(&weights))
+            .spawn(move || compiler.compile(&weights.iter().map(|w| &w[..]).collect::<Vec<_>>()))
             .map_err(|e| Error::device(format!("start a thread to compile on: {e}")))?;
         Ok(Background { thread })
     }
@@ -140,28 +162,44 @@ pub(crate) fn retry<T>(n_retries: &mut u64, mut call: impl FnMut() -> Result<T>)
     call().map_err(|e| e.context(format!("failed {} times", RETRIES + 1)))
 }
 
-/// A kernel for each layer, with its buffers.
+/// What the host has to do.
+pub(crate) type Work<'a> = &'a mut dyn FnMut(&mut Environment) -> Result<()>;
+
+/// The kernels of a plan, with their buffers.
 pub(crate) struct Kernels {
-    layers: Vec<Layer>,
-    strategy: Strategy,
+    programs: Vec<Loaded>,
+    calls: Vec<CallWeights>,
 }
 
-struct Layer {
+/// A kernel with the buffers that its calls share.
+struct Loaded {
     kernel: Box<dyn Kernel>,
-    /// In the order of the program: with weights as an operand, `W` and `x`; else `x`.
+    /// Of the inputs that are no weights.
     inputs: Vec<Box<dyn Buffer>>,
     output: Box<dyn Buffer>,
 }
 
-impl Layer {
-    fn new(label: &str, kernel: Box<dyn Kernel>) -> Result<Layer> {
+/// What a call has of its own.
+struct CallWeights {
+    program: usize,
+    /// The weights, where they are passed in: the first input.
+    buffer: Option<Box<dyn Buffer>>,
+}
+
+impl Loaded {
+    fn new(label: &str, kernel: Box<dyn Kernel>, n_weights: usize) -> Result<Loaded> {
         let n = kernel.signature().inputs.len();
         let in_layer = |e: Error| e.context(format!("buffers of `{label}`"));
-        Ok(Layer {
-            inputs: (0..n).map(|i| kernel.input_buffer(i)).collect::<Result<_>>().map_err(in_layer)?,
+        Ok(Loaded {
+            inputs: (n_weights..n).map(|i| kernel.input_buffer(i)).collect::<Result<_>>().map_err(in_layer)?,
             output: kernel.output_buffer(0).map_err(in_layer)?,
             kernel,
         })
+    }
+
+    fn run(&mut self, weights: Option<&dyn Buffer>, n_retries: &mut u64) -> Result<()> {
+        let inputs: Vec<&dyn Buffer> = weights.into_iter().chain(self.inputs.iter().map(|b| &**b)).collect();
+        retry(n_retries, || self.kernel.run(&inputs, &mut [&mut *self.output]))
     }
 }
 
@@ -171,34 +209,45 @@ impl Kernels {
     /// # Errors
     ///
     /// If sizes do not fit.
-    pub(crate) fn write_weights(&mut self, weights: &LayerWeights) -> Result<()> {
-        if self.strategy == Strategy::Operand {
-            for (layer, w) in self.layers.iter_mut().zip(weights) {
-                layer.inputs[0].write(w)?;
+    pub(crate) fn write_weights(&mut self, weights: &[&[f32]]) -> Result<()> {
+        for (call, w) in self.calls.iter_mut().zip(weights) {
+            if let Some(buffer) = &mut call.buffer {
+                buffer.write(w)?;
             }
         }
         Ok(())
     }
 
-    /// Runs the layer of that index on what lies in the environment.
+    /// Runs the call of that index on what lies in the environment. `meanwhile` is done on this thread while the
+    /// device works.
     ///
     /// # Errors
     ///
-    /// If the device failed, again and again.
+    /// If the device failed, again and again, or `meanwhile` did.
     pub(crate) fn run(
         &mut self,
         index: usize,
-        linear: &Linear,
+        call: &DeviceCall,
         e: &mut Environment,
         n_retries: &mut u64,
+        meanwhile: Option<Work<'_>>,
     ) -> Result<()> {
-        let Layer { kernel, inputs, output } = &mut self.layers[index];
-        let last = inputs.len() - 1;
-        inputs[last].write(e.get(linear.x))?;
-        let refs: [&dyn Buffer; 2] = [&*inputs[0], &*inputs[last]];
-        let refs = if last == 0 { &refs[..1] } else { &refs[..] };
-        retry(n_retries, || kernel.run(refs, &mut [&mut **output]))
-            .map_err(|e| e.context(format!("evaluate `{}`", linear.label)))?;
-        output.read(e.get_mut(linear.y))
+        let CallWeights { program, buffer } = &mut self.calls[index];
+        let loaded = &mut self.programs[*program];
+        for (input, &id) in loaded.inputs.iter_mut().zip(&call.inputs) {
+            input.write(e.get(id))?;
+        }
+        let done = match meanwhile {
+            None => loaded.run(buffer.as_deref(), n_retries),
+            Some(work) => std::thread::scope(|scope| {
+                let device = scope.spawn(|| loaded.run(buffer.as_deref_mut().map(|b| &*b), n_retries));
+                let worked = work(e);
+                let done =
+                    device.join().unwrap_or_else(|_| Err(Error::device("the thread of the device has panicked")));
+                done.and(worked)
+            }),
+        };
+        done.map_err(|e| e.context(format!("evaluate `{}`", call.label)))?;
+        loaded.output.read(e.get_mut(call.output))
     }
 }

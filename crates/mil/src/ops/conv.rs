@@ -1,11 +1,14 @@
 //! Convolutions and their transposes.
 
+mod unfold;
+
 use super::shape::mul_dims;
 use super::slice::between_zeros;
 use super::window::{Geometry, Windows, coordinates, positive};
 use super::*;
 use crate::builder::{self, Builder};
 use crate::ir::{Dim, TensorType};
+pub(crate) use unfold::unfold;
 
 const STRIDES: Param = Param::constant("strides", INT32).optional();
 const PAD_TYPE: Param = Param::constant("pad_type", STRING).or(Const::Str("valid"));

@@ -1,0 +1,445 @@
+//! The data section of a configuration: what a model is trained on.
+
+use super::{Config, ModelConfig};
+use crate::data::{
+    Array, Data, Examples, ExamplesOptions, Held, Layout, Pairs, Sine, Split, Stream, StreamOptions, TokenFormat,
+    Tokenizer, Tokens, digits, shakespeare,
+};
+use crate::error::{Error, Result};
+use anemone_mil::ir::TensorType;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+
+/// What a model is trained on. Paths are relative to the current folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum DataConfig {
+    /// One batch of a sine, whose target is itself.
+    Sine {
+        /// Rows in a batch.
+        rows: usize,
+    },
+    /// Handwritten digits, 1797 of 8x8 pixels, which are built in.
+    Digits(DigitsConfig),
+    /// Arrays from files.
+    Tensors(TensorsConfig),
+    /// Plays of Shakespeare in characters, which are built in.
+    Shakespeare(ShakespeareConfig),
+    /// A text file.
+    Text(TextConfig),
+    /// A file of tokens.
+    Tokens(TokensConfig),
+}
+
+impl Default for DataConfig {
+    fn default() -> DataConfig {
+        DataConfig::Sine { rows: 16 }
+    }
+}
+
+/// Handwritten digits; values are divided by 16, so that they are 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DigitsConfig {
+    /// Examples in a batch.
+    pub batch: usize,
+    /// The fraction held back for validation.
+    pub validation: f64,
+    /// Which ones that takes.
+    pub split: Split,
+    /// The seed of the order; where there is none, `train.seed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+impl Default for DigitsConfig {
+    fn default() -> DigitsConfig {
+        DigitsConfig { batch: 32, validation: 0.2, split: Split::default(), seed: None }
+    }
+}
+
+/// Arrays from files: `.npy`, `.npz` (`file.npz#array`), IDX or CSV, also compressed by gzip.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TensorsConfig {
+    /// The file of inputs, a row an example.
+    pub inputs: String,
+    /// The file of targets; or none, and `target_column`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets: Option<String>,
+    /// The column of the inputs that is the target, by its name or its number from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_column: Option<String>,
+    /// Whether the first row of a CSV file names its columns.
+    pub header: bool,
+    /// How many classes there are, which targets then are, from 0; if not said, targets are numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<usize>,
+    /// Channels, height and width of an image, where the shape of the inputs does not say them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<[usize; 3]>,
+    /// What inputs are multiplied by.
+    pub scale: f32,
+    /// Whether inputs are shifted and scaled to a mean of 0 and a variance of 1 over the training part, instead.
+    pub standardize: bool,
+    /// The fraction held back for validation, where it has no file.
+    pub validation: f64,
+    /// Which examples that takes.
+    pub split: Split,
+    /// The file of inputs for validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_inputs: Option<String>,
+    /// The file of targets for validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_targets: Option<String>,
+    /// Examples in a batch.
+    pub batch: usize,
+    /// The seed of the order; where there is none, `train.seed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+impl Default for TensorsConfig {
+    fn default() -> TensorsConfig {
+        TensorsConfig {
+            inputs: String::new(),
+            targets: None,
+            target_column: None,
+            header: true,
+            classes: None,
+            image: None,
+            scale: 1.0,
+            standardize: false,
+            validation: 0.1,
+            split: Split::default(),
+            validation_inputs: None,
+            validation_targets: None,
+            batch: 32,
+            seed: None,
+        }
+    }
+}
+
+/// Plays of Shakespeare, a character a token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShakespeareConfig {
+    /// The fraction held back for validation, from the end.
+    pub validation: f64,
+    /// Windows in a batch.
+    pub batch: usize,
+    /// Tokens in a window.
+    pub length: usize,
+    /// The seed of the windows; where there is none, `train.seed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+impl Default for ShakespeareConfig {
+    fn default() -> ShakespeareConfig {
+        ShakespeareConfig { validation: 0.1, batch: 12, length: 64, seed: None }
+    }
+}
+
+/// A text file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextConfig {
+    /// The file.
+    pub path: String,
+    /// The file for validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_path: Option<String>,
+    /// `characters`, those of the files; `bytes`, of any file; or the path of a `tokenizer.json`.
+    pub tokenizer: String,
+    /// The fraction held back for validation, from the end, where it has no file.
+    pub validation: f64,
+    /// Windows in a batch.
+    pub batch: usize,
+    /// Tokens in a window.
+    pub length: usize,
+    /// The seed of the windows; where there is none, `train.seed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+impl Default for TextConfig {
+    fn default() -> TextConfig {
+        let ShakespeareConfig { validation, batch, length, seed } = ShakespeareConfig::default();
+        let (path, tokenizer) = (String::new(), "characters".into());
+        TextConfig { path, validation_path: None, tokenizer, validation, batch, length, seed }
+    }
+}
+
+/// A file of tokens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokensConfig {
+    /// The file.
+    pub path: String,
+    /// The file for validation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_path: Option<String>,
+    /// How tokens stand in the files.
+    pub format: TokenFormat,
+    /// How many different tokens there can be; the default is GPT-2's.
+    pub vocabulary: usize,
+    /// The fraction held back for validation, from the end, where it has no file.
+    pub validation: f64,
+    /// Windows in a batch.
+    pub batch: usize,
+    /// Tokens in a window.
+    pub length: usize,
+    /// The seed of the windows; where there is none, `train.seed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+impl Default for TokensConfig {
+    fn default() -> TokensConfig {
+        let ShakespeareConfig { validation, batch, length, seed } = ShakespeareConfig::default();
+        let (path, format) = (String::new(), TokenFormat::default());
+        TokensConfig { path, validation_path: None, format, vocabulary: 50_257, validation, batch, length, seed }
+    }
+}
+
+/// An error about a key.
+fn wrong<T>(key: &str, found: impl fmt::Display, expected: &str) -> Result<T> {
+    Err(Error::config(format!("`data.{key}` is {found}, expected {expected}")))
+}
+
+impl DataConfig {
+    /// Checks what types cannot say; files are not looked at.
+    pub(super) fn check(&self) -> Result<()> {
+        match self {
+            DataConfig::Sine { rows } => positive("rows", *rows),
+            DataConfig::Digits(DigitsConfig { batch, validation, .. }) => {
+                positive("batch", *batch)?;
+                fraction(*validation)
+            }
+            DataConfig::Tensors(tensors) => tensors.check(),
+            DataConfig::Shakespeare(s) => windows(s.batch, s.length, s.validation),
+            DataConfig::Text(t) => {
+                path("path", &t.path)?;
+                path("tokenizer", &t.tokenizer)?;
+                windows(t.batch, t.length, t.validation)
+            }
+            DataConfig::Tokens(t) => {
+                path("path", &t.path)?;
+                positive("vocabulary", t.vocabulary)?;
+                windows(t.batch, t.length, t.validation)
+            }
+        }
+    }
+
+    /// What the data are called in messages.
+    fn name(&self) -> String {
+        match self {
+            DataConfig::Sine { .. } => "`sine`".into(),
+            DataConfig::Digits(_) => "`digits`".into(),
+            DataConfig::Shakespeare(_) => "`shakespeare`".into(),
+            DataConfig::Tensors(c) => format!("`{}`", c.inputs),
+            DataConfig::Text(c) => format!("`{}`", c.path),
+            DataConfig::Tokens(c) => format!("`{}`", c.path),
+        }
+    }
+}
+
+fn positive(key: &str, n: usize) -> Result<()> {
+    if n == 0 { wrong(key, n, "1 or more") } else { Ok(()) }
+}
+
+fn fraction(validation: f64) -> Result<()> {
+    match (0.0..1.0).contains(&validation) {
+        true => Ok(()),
+        false => wrong("validation", validation, "a fraction from 0 to below 1"),
+    }
+}
+
+fn windows(batch: usize, length: usize, validation: f64) -> Result<()> {
+    positive("batch", batch)?;
+    positive("length", length)?;
+    fraction(validation)
+}
+
+fn path(key: &str, path: &str) -> Result<()> {
+    if path.is_empty() { wrong(key, "not said", "a file") } else { Ok(()) }
+}
+
+impl TensorsConfig {
+    fn check(&self) -> Result<()> {
+        path("inputs", &self.inputs)?;
+        positive("batch", self.batch)?;
+        fraction(self.validation)?;
+        if self.targets.is_some() == self.target_column.is_some() {
+            let found = if self.targets.is_some() { "said" } else { "not said" };
+            return wrong("targets", format!("{found}, and so is `data.target_column`"), "one of the two");
+        }
+        let needs_targets = self.validation_inputs.is_some() && self.targets.is_some();
+        if self.validation_targets.is_some() != needs_targets {
+            let found = if needs_targets { "not said" } else { "said" };
+            return wrong(
+                "validation_targets",
+                found,
+                "it with both `validation_inputs` and `targets`, or not at all",
+            );
+        }
+        if self.classes.is_some_and(|n| !(1..=crate::data::MAX_CLASSES).contains(&n)) {
+            return wrong("classes", self.classes.unwrap_or_default(), "1 to 16777216");
+        }
+        if !self.scale.is_finite() || self.scale == 0.0 {
+            return wrong("scale", self.scale, "a finite number but 0");
+        }
+        if self.standardize && self.scale != 1.0 {
+            return wrong("scale", self.scale, "1 where `data.standardize` is set, which scales instead");
+        }
+        Ok(())
+    }
+
+    fn pairs(&self, inputs: &str, targets: Option<&str>) -> Result<Pairs> {
+        let inputs = Array::read(inputs, self.header)?;
+        let (inputs, targets) = match (targets, &self.target_column) {
+            (Some(targets), _) => (inputs, Array::read(targets, self.header)?),
+            (None, column) => inputs.take_column(column.as_deref().unwrap_or_default())?,
+        };
+        Ok(Pairs { inputs, targets })
+    }
+
+    fn data(&self, layout: Layout, seed: u64) -> Result<Examples> {
+        let pairs = self.pairs(&self.inputs, self.targets.as_deref())?;
+        let held = match &self.validation_inputs {
+            Some(inputs) => Held::Separate(self.pairs(inputs, self.validation_targets.as_deref())?),
+            None => Held::Fraction(self.validation, self.split),
+        };
+        let options = ExamplesOptions {
+            layout,
+            n_classes: self.classes,
+            image: self.image,
+            scale: self.scale,
+            standardize: self.standardize,
+            batch: self.batch,
+            seed: self.seed.unwrap_or(seed),
+        };
+        Examples::new(pairs, held, &options)
+    }
+}
+
+impl DigitsConfig {
+    fn data(&self, layout: Layout, seed: u64) -> Result<Examples> {
+        let options = ExamplesOptions {
+            layout,
+            n_classes: Some(10),
+            image: None,
+            scale: 0.0625,
+            standardize: false,
+            batch: self.batch,
+            seed: self.seed.unwrap_or(seed),
+        };
+        Examples::new(digits()?, Held::Fraction(self.validation, self.split), &options)
+    }
+}
+
+impl ShakespeareConfig {
+    fn data(&self, seed: u64) -> Result<Stream> {
+        let text = shakespeare()?;
+        let tokenizer = Tokenizer::characters(&text);
+        let tokens = Tokens::of_text("shakespeare", &text, &tokenizer)?;
+        let ShakespeareConfig { validation, batch, length, .. } = *self;
+        let options = StreamOptions { batch, length, validation, seed: self.seed.unwrap_or(seed) };
+        Stream::new(tokens, None, Some(tokenizer), &options)
+    }
+}
+
+impl TextConfig {
+    fn data(&self, seed: u64) -> Result<Stream> {
+        let read = |path: &str| std::fs::read_to_string(path).map_err(|e| Error::io("read", Path::new(path), e));
+        let tokenizer = match self.tokenizer.as_str() {
+            "bytes" => Tokenizer::bytes(),
+            "characters" => {
+                let validation = self.validation_path.as_deref().map(read).transpose()?;
+                Tokenizer::characters(&(read(&self.path)? + &validation.unwrap_or_default()))
+            }
+            file => Tokenizer::from_json(&read(file)?)
+                .map_err(|e| e.context(format!("`data.tokenizer`: read `{file}`")))?,
+        };
+        let open = |path: &String| match self.tokenizer.as_str() {
+            "bytes" => Tokens::open(path, TokenFormat::Bytes, tokenizer.n_tokens()),
+            _ => Tokens::of_text(path, &read(path)?, &tokenizer),
+        };
+        let (tokens, held) = (open(&self.path)?, self.validation_path.as_ref().map(open).transpose()?);
+        let TextConfig { validation, batch, length, .. } = *self;
+        let options = StreamOptions { batch, length, validation, seed: self.seed.unwrap_or(seed) };
+        Stream::new(tokens, held, Some(tokenizer), &options)
+    }
+}
+
+impl TokensConfig {
+    fn data(&self, seed: u64) -> Result<Stream> {
+        let open = |path: &String| Tokens::open(path, self.format, self.vocabulary);
+        let (tokens, held) = (open(&self.path)?, self.validation_path.as_ref().map(open).transpose()?);
+        let TokensConfig { validation, batch, length, .. } = *self;
+        let options = StreamOptions { batch, length, validation, seed: self.seed.unwrap_or(seed) };
+        Stream::new(tokens, held, None, &options)
+    }
+}
+
+impl Config {
+    /// The data, as the model wants them.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read or do not suit the model.
+    pub fn data(&self) -> Result<Box<dyn Data>> {
+        let (layout, seed) = (self.model.layout(), self.train.seed);
+        // Channels of input and output, where the model says them.
+        let columns = match &self.model {
+            ModelConfig::Mlp(mlp) => Some((mlp.inputs, mlp.outputs)),
+            _ => None,
+        };
+        let stream = |stream: Result<Stream>| -> Result<Box<dyn Data>> {
+            match layout {
+                Layout::Tokens => Ok(Box::new(stream?)),
+                Layout::Columns | Layout::Images => {
+                    let message = format!("`data.kind` is one of tokens, but the model takes {layout:?}");
+                    Err(Error::config(message.to_lowercase()))
+                }
+            }
+        };
+        let data: Box<dyn Data> = match (&self.data, columns) {
+            (DataConfig::Sine { .. }, Some((inputs, outputs))) if inputs == 0 || outputs == 0 => {
+                return Err(Error::config(
+                    "`model.inputs` and `model.outputs` are left out: a sine has any number of channels, say which",
+                ));
+            }
+            (DataConfig::Sine { rows }, Some((inputs, outputs))) => {
+                Box::new(Sine { inputs, outputs, rows: *rows })
+            }
+            (DataConfig::Sine { .. }, None) => {
+                return wrong("kind", "`sine`", "other data: only an mlp takes it");
+            }
+            (DataConfig::Digits(c), _) => Box::new(c.data(layout, seed)?),
+            (DataConfig::Tensors(c), _) => Box::new(c.data(layout, seed)?),
+            (DataConfig::Shakespeare(c), _) => stream(c.data(seed))?,
+            (DataConfig::Text(c), _) => stream(c.data(seed))?,
+            (DataConfig::Tokens(c), _) => stream(c.data(seed))?,
+        };
+        if let Some((inputs, outputs)) = columns {
+            let channels = |ty: TensorType| ty.fixed_shape().and_then(|shape| shape.get(1).copied());
+            let n_targets = data.n_classes().or_else(|| channels(data.target()));
+            for (key, found, expected) in
+                [("inputs", inputs, channels(data.input())), ("outputs", outputs, n_targets)]
+            {
+                if found != 0 && expected.is_some_and(|n| n != found) {
+                    let (expected, what) = (expected.unwrap_or_default(), self.data.name());
+                    let message = format!("`model.{key}` is {found}, expected {expected} for the data of {what}");
+                    return Err(Error::config(message));
+                }
+            }
+        }
+        Ok(data)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,380 @@
+//! Element by element work: chains of functions that run block after block, so that what goes from one function to the
+//! next never leaves the cache.
+
+use super::kernels;
+use super::math::{self, Gelu};
+use super::reduce::{larger, smaller};
+use super::threads;
+use pulp::Arch;
+
+/// Elements of a block.
+pub(super) const BLOCK: usize = 512;
+/// The most operands, functions and results of a chain.
+pub(super) const MOST_LOADS: usize = 16;
+pub(super) const MOST_OPS: usize = 32;
+pub(super) const MOST_STORES: usize = 8;
+
+/// A chain of functions over `n` elements.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    pub(super) n: usize,
+    /// How the elements of each operand are found.
+    pub(super) loads: Vec<Load>,
+    pub(super) ops: Vec<Op>,
+    /// The function whose results each output takes.
+    pub(super) stores: Vec<usize>,
+}
+
+/// How the elements of an operand are found.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Load {
+    /// One for each element of the result.
+    Dense,
+    /// One for all.
+    Scalar,
+    /// By steps along the axes of the result.
+    Strided { sizes: Vec<usize>, steps: Vec<usize> },
+}
+
+/// Where a function takes its argument from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Source {
+    Load(usize),
+    Op(usize),
+    Constant(f32),
+}
+
+/// One function.
+#[derive(Clone, Debug)]
+pub(super) struct Op {
+    pub(super) f: Function,
+    pub(super) args: [Source; 3],
+    /// Whether the result is rounded to fp16.
+    pub(super) fp16: bool,
+    /// The output that takes the result without anybody else reading it, if there is one.
+    pub(super) straight: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Function {
+    // Of one number.
+    Identity,
+    Abs,
+    Ceil,
+    Clip(f32, f32),
+    Elu(f32),
+    Erf,
+    Exp,
+    Floor,
+    Gelu(Gelu),
+    Inverse(f32),
+    Leaky(f32),
+    Linear(f32, f32),
+    Log(f32),
+    Not,
+    Relu,
+    Round,
+    Rsqrt(f32),
+    Sigmoid,
+    Sign,
+    Silu,
+    Softplus,
+    Softsign,
+    Sqrt,
+    Square,
+    Tanh,
+    Threshold(f32),
+    ToBool,
+    // Of two.
+    Add,
+    And,
+    Div,
+    Equal,
+    FloorDiv,
+    Greater,
+    GreaterEqual,
+    Less,
+    LessEqual,
+    Max,
+    Min,
+    Mul,
+    NotEqual,
+    Or,
+    Sub,
+    Xor,
+    // Of three.
+    Select,
+}
+
+/// An argument of a function in one block.
+#[derive(Clone, Copy)]
+enum Block<'a> {
+    Slice(&'a [f32]),
+    Splat(f32),
+}
+
+impl Load {
+    /// Of an operand with these steps along the axes of `shape`; axes that can be walked as one are joined.
+    pub(super) fn new(shape: &[usize], steps: &[usize]) -> Load {
+        let (mut sizes, mut joined): (Vec<usize>, Vec<usize>) = (vec![], vec![]);
+        for (&d, &s) in shape.iter().zip(steps) {
+            match (sizes.last_mut(), joined.last_mut()) {
+                _ if d == 1 => {}
+                (Some(size), Some(last)) if *last == s * d => (*size, *last) = (*size * d, s),
+                _ => {
+                    sizes.push(d);
+                    joined.push(s);
+                }
+            }
+        }
+        match joined[..] {
+            [] | [1] => Load::Dense,
+            [0] => Load::Scalar,
+            _ => Load::Strided { sizes, steps: joined },
+        }
+    }
+
+    /// Writes the elements from number `first` on.
+    #[inline(always)]
+    fn spread(sizes: &[usize], steps: &[usize], x: &[f32], first: usize, out: &mut [f32]) {
+        let last = sizes.len() - 1;
+        let (n, step) = (sizes[last], steps[last]);
+        let (mut row, mut column) = (first / n, first % n);
+        let mut done = 0;
+        while done < out.len() {
+            let mut from = 0;
+            let mut rest = row;
+            for axis in (0..last).rev() {
+                from += rest % sizes[axis] * steps[axis];
+                rest /= sizes[axis];
+            }
+            let length = (n - column).min(out.len() - done);
+            let out = &mut out[done..done + length];
+            if step == 0 {
+                out.fill(x[from]);
+            } else {
+                out.copy_from_slice(&x[from + column..][..length]);
+            }
+            done += length;
+            row += 1;
+            column = 0;
+        }
+    }
+}
+
+impl Chain {
+    /// Room for the results of a block.
+    pub(super) fn n_scratch(&self) -> usize {
+        (self.loads.len() + self.ops.len()) * BLOCK
+    }
+
+    /// Runs it, over threads if that is worth it. `outs` has as many elements for each output as the chain has.
+    pub(super) fn run(
+        &self,
+        loads: &[&[f32]; MOST_LOADS],
+        outs: [&mut [f32]; MOST_STORES],
+        scratch: &mut [Vec<f32>],
+    ) {
+        let parts = threads::n_parts(self.n * self.ops.len()).min(scratch.len());
+        match threads::pool() {
+            Some(pool) if parts > 1 => {
+                // Whole blocks, but for the last part.
+                let each = self.n.div_ceil(parts).next_multiple_of(BLOCK);
+                pool.install(|| self.split(loads, outs, 0, each, scratch));
+            }
+            _ => {
+                if let Some(scratch) = scratch.first_mut() {
+                    self.part(loads, outs, 0, scratch);
+                }
+            }
+        }
+    }
+
+    fn split(
+        &self,
+        loads: &[&[f32]; MOST_LOADS],
+        outs: [&mut [f32]; MOST_STORES],
+        first: usize,
+        each: usize,
+        scratch: &mut [Vec<f32>],
+    ) {
+        let n = outs.first().map_or(0, |o| o.len());
+        match scratch {
+            [own, others @ ..] if n > each && !others.is_empty() => {
+                let mut rest: [&mut [f32]; MOST_STORES] = Default::default();
+                let mut here: [&mut [f32]; MOST_STORES] = Default::default();
+                for ((out, here), rest) in outs.into_iter().zip(&mut here).zip(&mut rest) {
+                    (*here, *rest) = out.split_at_mut(each.min(out.len()));
+                }
+                rayon::join(
+                    || self.part(loads, here, first, own),
+                    || self.split(loads, rest, first + each, each, others),
+                );
+            }
+            [own, ..] => self.part(loads, outs, first, own),
+            [] => {}
+        }
+    }
+
+    /// The elements from number `first` on, as many as the outputs have.
+    fn part(
+        &self,
+        loads: &[&[f32]; MOST_LOADS],
+        mut outs: [&mut [f32]; MOST_STORES],
+        first: usize,
+        scratch: &mut [f32],
+    ) {
+        let n = outs.first().map_or(0, |o| o.len());
+        Arch::new().dispatch(|| {
+            for from in (0..n).step_by(BLOCK) {
+                self.block(loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn block(
+        &self,
+        loads: &[&[f32]; MOST_LOADS],
+        outs: &mut [&mut [f32]; MOST_STORES],
+        first: usize,
+        from: usize,
+        len: usize,
+        scratch: &mut [f32],
+    ) {
+        let n_loads = self.loads.len();
+        for (i, (load, x)) in self.loads.iter().zip(loads).enumerate() {
+            if let Load::Strided { sizes, steps } = load {
+                Load::spread(sizes, steps, x, first + from, &mut scratch[i * BLOCK..][..len]);
+            }
+        }
+        for (i, op) in self.ops.iter().enumerate() {
+            let (before, rest) = scratch.split_at_mut((n_loads + i) * BLOCK);
+            let args = op.args.map(|a| match a {
+                Source::Constant(c) => Block::Splat(c),
+                Source::Op(i) => Block::Slice(&before[(n_loads + i) * BLOCK..][..len]),
+                Source::Load(i) => match self.loads[i] {
+                    Load::Dense => Block::Slice(&loads[i][first + from..][..len]),
+                    Load::Scalar => Block::Splat(loads[i][0]),
+                    Load::Strided { .. } => Block::Slice(&before[i * BLOCK..][..len]),
+                },
+            });
+            let out = match op.straight {
+                Some(store) => &mut outs[store][from..][..len],
+                None => &mut rest[..len],
+            };
+            op.f.run(args, out);
+            if op.fp16 {
+                kernels::round_to_fp16(out);
+            }
+        }
+        for (&op, out) in self.stores.iter().zip(outs) {
+            if self.ops[op].straight.is_none() {
+                out[from..][..len].copy_from_slice(&scratch[(n_loads + op) * BLOCK..][..len]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn map(x: Block<'_>, out: &mut [f32], f: impl Fn(f32) -> f32) {
+    match x {
+        Block::Slice(x) => out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x)),
+        Block::Splat(x) => out.fill(f(x)),
+    }
+}
+
+#[inline(always)]
+fn zip(x: Block<'_>, y: Block<'_>, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
+    match (x, y) {
+        (Block::Slice(x), Block::Slice(y)) => {
+            out.iter_mut().zip(x).zip(y).for_each(|((out, &x), &y)| *out = f(x, y));
+        }
+        (Block::Slice(x), Block::Splat(y)) => out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x, y)),
+        (Block::Splat(x), Block::Slice(y)) => out.iter_mut().zip(y).for_each(|(out, &y)| *out = f(x, y)),
+        (Block::Splat(x), Block::Splat(y)) => out.fill(f(x, y)),
+    }
+}
+
+/// `a` where the condition holds, else `b`.
+#[inline(always)]
+fn select(c: Block<'_>, a: Block<'_>, b: Block<'_>, out: &mut [f32]) {
+    let c = match c {
+        Block::Slice(c) => c,
+        Block::Splat(c) => return map(if c != 0.0 { a } else { b }, out, |x| x),
+    };
+    let out = out.iter_mut().zip(c);
+    match (a, b) {
+        (Block::Slice(a), Block::Slice(b)) => {
+            out.zip(a).zip(b).for_each(|(((out, &c), &a), &b)| *out = if c != 0.0 { a } else { b });
+        }
+        (Block::Slice(a), Block::Splat(b)) => {
+            out.zip(a).for_each(|((out, &c), &a)| *out = if c != 0.0 { a } else { b });
+        }
+        (Block::Splat(a), Block::Slice(b)) => {
+            out.zip(b).for_each(|((out, &c), &b)| *out = if c != 0.0 { a } else { b });
+        }
+        (Block::Splat(a), Block::Splat(b)) => out.for_each(|(out, &c)| *out = if c != 0.0 { a } else { b }),
+    }
+}
+
+#[inline(always)]
+fn truth(x: bool) -> f32 {
+    f32::from(u8::from(x))
+}
+
+impl Function {
+    #[inline(always)]
+    fn run(self, [x, y, z]: [Block<'_>; 3], out: &mut [f32]) {
+        match self {
+            Function::Identity => map(x, out, |x| x),
+            Function::Abs => map(x, out, f32::abs),
+            Function::Ceil => map(x, out, f32::ceil),
+            Function::Clip(low, high) => map(x, out, |x| smaller(larger(x, low), high)),
+            Function::Elu(alpha) => map(x, out, |x| if x < 0.0 { alpha * math::exp_m1(x) } else { x }),
+            Function::Erf => map(x, out, math::erf),
+            Function::Exp => map(x, out, math::exp),
+            Function::Floor => map(x, out, f32::floor),
+            Function::Gelu(mode) => match mode {
+                Gelu::Exact => map(x, out, |x| math::gelu(Gelu::Exact, x)),
+                Gelu::Tanh => map(x, out, |x| math::gelu(Gelu::Tanh, x)),
+                Gelu::Sigmoid => map(x, out, |x| math::gelu(Gelu::Sigmoid, x)),
+            },
+            Function::Inverse(epsilon) => map(x, out, |x| 1.0 / (x + epsilon)),
+            Function::Leaky(alpha) => map(x, out, |x| if x < 0.0 { alpha * x } else { x }),
+            Function::Linear(alpha, beta) => map(x, out, |x| alpha * x + beta),
+            Function::Log(epsilon) => map(x, out, |x| math::ln(x + epsilon)),
+            Function::Not => map(x, out, |x| 1.0 - x),
+            Function::Relu => map(x, out, |x| larger(x, 0.0)),
+            Function::Round => map(x, out, f32::round_ties_even),
+            Function::Rsqrt(epsilon) => map(x, out, |x| 1.0 / (x + epsilon).sqrt()),
+            Function::Sigmoid => map(x, out, math::sigmoid),
+            Function::Sign => map(x, out, |x| if x == 0.0 || x.is_nan() { x } else { 1f32.copysign(x) }),
+            Function::Silu => map(x, out, |x| x * math::sigmoid(x)),
+            Function::Softplus => map(x, out, math::softplus),
+            Function::Softsign => map(x, out, |x| x / (1.0 + x.abs())),
+            Function::Sqrt => map(x, out, f32::sqrt),
+            Function::Square => map(x, out, |x| x * x),
+            Function::Tanh => map(x, out, math::tanh),
+            Function::Threshold(alpha) => map(x, out, |x| larger(x, alpha)),
+            Function::ToBool => map(x, out, |x| truth(x != 0.0)),
+            Function::Add => zip(x, y, out, |x, y| x + y),
+            Function::And => zip(x, y, out, |x, y| x * y),
+            Function::Div => zip(x, y, out, |x, y| x / y),
+            Function::Equal => zip(x, y, out, |x, y| truth(x == y)),
+            Function::FloorDiv => zip(x, y, out, |x, y| (x / y).floor()),
+            Function::Greater => zip(x, y, out, |x, y| truth(x > y)),
+            Function::GreaterEqual => zip(x, y, out, |x, y| truth(x >= y)),
+            Function::Less => zip(x, y, out, |x, y| truth(x < y)),
+            Function::LessEqual => zip(x, y, out, |x, y| truth(x <= y)),
+            Function::Max => zip(x, y, out, larger),
+            Function::Min => zip(x, y, out, smaller),
+            Function::Mul => zip(x, y, out, |x, y| x * y),
+            Function::NotEqual => zip(x, y, out, |x, y| truth(x != y)),
+            Function::Or => zip(x, y, out, larger),
+            Function::Sub => zip(x, y, out, |x, y| x - y),
+            Function::Xor => zip(x, y, out, |x, y| truth(x != y)),
+            Function::Select => select(x, y, z, out),
+        }
+    }
+}

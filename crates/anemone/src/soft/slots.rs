@@ -1,0 +1,116 @@
+//! Which values share memory: a slot is given to another value when the last step that reads its value has run.
+
+use super::steps::{PlaceKind, Step};
+
+/// A value's memory while a function is planned, before it has a slot.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    pub(super) kind: PlaceKind,
+    pub(super) len: usize,
+    /// What is in it from the start, if anything.
+    pub(super) content: Option<Content>,
+    /// Whether it keeps its slot to itself: inputs, constants and outputs.
+    pub(super) pinned: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    Floats(Vec<f32>),
+    Ints(Vec<i32>),
+}
+
+/// The slots of a plan as they are before the first run.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    floats: Vec<Slot>,
+    ints: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    len: usize,
+    content: Option<Content>,
+}
+
+impl Slots {
+    /// Gives each buffer a slot; `steps` then name slots where they named buffers. Also gives the slot of each buffer.
+    pub(super) fn assign(mut buffers: Vec<Buffer>, steps: &mut [Step]) -> (Slots, Vec<usize>) {
+        let mut last_use = vec![0; buffers.len()];
+        for (i, step) in steps.iter().enumerate() {
+            step.reads.iter().chain(&step.writes).for_each(|p| last_use[p.slot] = i);
+        }
+        let mut slots = Slots::default();
+        let mut at = vec![None; buffers.len()];
+        for (i, buffer) in buffers.iter_mut().enumerate().filter(|(_, b)| b.pinned) {
+            let list = slots.of(buffer.kind);
+            list.push(Slot { len: buffer.len, content: buffer.content.take() });
+            at[i] = Some(list.len() - 1);
+        }
+        let mut free: [Vec<usize>; 2] = Default::default();
+        for (i, step) in steps.iter_mut().enumerate() {
+            for place in &step.writes {
+                let buffer = &buffers[place.slot];
+                if at[place.slot].is_none() {
+                    let list = slots.of(buffer.kind);
+                    at[place.slot] = Some(choose(list, &mut free[buffer.kind as usize], buffer.len));
+                }
+            }
+            for place in step.reads.iter_mut().chain(&mut step.writes) {
+                let buffer = place.slot;
+                // A value nobody wrote is read as zeros.
+                let slot = at[buffer].unwrap_or(usize::MAX);
+                let free = &mut free[place.kind as usize];
+                if last_use[buffer] == i && !buffers[buffer].pinned && !free.contains(&slot) {
+                    free.push(slot);
+                }
+                place.slot = slot;
+            }
+        }
+        (slots, at.into_iter().map(|s| s.unwrap_or(usize::MAX)).collect())
+    }
+
+    fn of(&mut self, kind: PlaceKind) -> &mut Vec<Slot> {
+        match kind {
+            PlaceKind::Floats => &mut self.floats,
+            PlaceKind::Ints => &mut self.ints,
+        }
+    }
+
+    /// The elements of all slots.
+    pub(super) fn n_elements(&self) -> usize {
+        self.floats.iter().chain(&self.ints).map(|s| s.len).sum()
+    }
+
+    /// The slots as memory.
+    pub(super) fn memory(&self) -> (Vec<Vec<f32>>, Vec<Vec<i32>>) {
+        let floats = |s: &Slot| match &s.content {
+            Some(Content::Floats(x)) => x.clone(),
+            _ => vec![0.0; s.len],
+        };
+        let ints = |s: &Slot| match &s.content {
+            Some(Content::Ints(x)) => x.clone(),
+            _ => vec![0; s.len],
+        };
+        (self.floats.iter().map(floats).collect(), self.ints.iter().map(ints).collect())
+    }
+}
+
+/// The smallest free slot that is large enough and not far too large, else the largest smaller one, which grows, else a
+/// new one.
+fn choose(slots: &mut Vec<Slot>, free: &mut Vec<usize>, len: usize) -> usize {
+    let fits = |&(_, &s): &(usize, &usize)| (len..=8 * len.max(256)).contains(&slots[s].len);
+    let found = free.iter().enumerate().filter(fits).min_by_key(|&(_, &s)| slots[s].len);
+    let grows = |&(_, &s): &(usize, &usize)| (len / 2..len).contains(&slots[s].len);
+    let found = found.or_else(|| free.iter().enumerate().filter(grows).max_by_key(|&(_, &s)| slots[s].len));
+    match found.map(|(i, _)| i) {
+        Some(i) => {
+            let slot = free.swap_remove(i);
+            slots[slot].len = slots[slot].len.max(len);
+            slot
+        }
+        None => {
+            slots.push(Slot { len, content: None });
+            slots.len() - 1
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Work over threads. It is cut by outputs, never by terms of a sum, so that results do not depend on their number.
+
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::prelude::{IntoParallelRefMutIterator, ParallelSliceMut};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::num::NonZero;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Elementary operations, some nanoseconds' worth for each thousand, below which another thread is not worth waking.
+const LEAST_WORK: usize = 1 << 19;
+
+static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// How many threads the software engine may use from now on, in this process; as many as there are cores unless said
+/// otherwise. Results are the same for every number.
+pub fn set_n_threads(n: usize) {
+    LIMIT.store(n.max(1), Ordering::Relaxed);
+}
+
+fn n_cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
+}
+
+/// The most parts that work is cut into.
+pub(crate) fn most_parts() -> usize {
+    n_cores()
+}
+
+/// Into how many parts to cut `work` elementary operations.
+pub(super) fn n_parts(work: usize) -> usize {
+    (work / LEAST_WORK).clamp(1, n_cores().min(LIMIT.load(Ordering::Relaxed)))
+}
+
+/// The threads, or none where they cannot be had.
+pub(super) fn pool() -> Option<&'static ThreadPool> {
+    POOL.get_or_init(|| ThreadPoolBuilder::new().num_threads(n_cores()).build().ok()).as_ref()
+}
+
+/// Calls `f(first, units, scratch)` for runs of units of `unit` elements of `out`, `first` being the number of the
+/// first unit of the run. Each call has a scratch of its own.
+pub(super) fn over_units(
+    work: usize,
+    out: &mut [f32],
+    unit: usize,
+    scratch: &mut [Vec<f32>],
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    let n_units = out.len() / unit.max(1);
+    let parts = n_parts(work).min(scratch.len()).min(n_units.max(1));
+    if let (true, Some(pool)) = (parts > 1, pool()) {
+        let units = n_units.div_ceil(parts);
+        pool.install(|| {
+            out.par_chunks_mut(units * unit)
+                .zip(scratch.par_iter_mut())
+                .enumerate()
+                .for_each(|(i, (out, scratch))| f(i * units, out, scratch));
+        });
+    } else if let Some(scratch) = scratch.first_mut() {
+        f(0, out, scratch);
+    }
+}
