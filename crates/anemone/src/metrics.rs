@@ -1,4 +1,8 @@
 //! The metrics log: one JSON object a line, one line a step, in step with the checkpoint.
+//!
+//! The trainer's lines are [`StepReport`](crate::train::StepReport)s: `step`, `loss`, `lr`, times, counters; on the last
+//! step of an update `gradient_norm`; where the validation data was looked at `validation`, an object with `loss`,
+//! `accuracy` for classes, `n_targets`, `n_batches` and `best`.
 
 use crate::{Error, Result, file};
 use serde::{Deserialize, Serialize};

@@ -22,7 +22,7 @@ const ADAMW: (f32, f32, f32) = (0.9, 0.95, 1e-10);
 pub(super) struct Muon {
     momentum: f32,
     nesterov: bool,
-    weight_decay: f32,
+    weight_decay: Vec<f32>,
     adamw_lr: f32,
     /// For parameters that are orthogonalised: rows and columns.
     sizes: Vec<Option<(usize, usize)>>,
@@ -49,16 +49,16 @@ impl Muon {
         let sizes: Vec<_> = specs.iter().map(size).collect();
         let (beta1, beta2, epsilon) = ADAMW;
         let decays = super::decays(weight_decay, specs);
-        let others = AdamW::of_some(beta1, beta2, epsilon, decays, specs, |i| sizes[i].is_none());
+        let others = AdamW::of_some(beta1, beta2, epsilon, decays.clone(), specs, |i| sizes[i].is_none());
         let mean = zeros(specs, |i| sizes[i].is_some());
-        Muon { momentum, nesterov, weight_decay, adamw_lr, sizes, mean, others }
+        Muon { momentum, nesterov, weight_decay: decays, adamw_lr, sizes, mean, others }
     }
 }
 
 impl Optimizer for Muon {
     fn step(&mut self, params: &mut [&mut [f32]], gradients: &[&[f32]], update: Update) {
         let Update { scale, lr, .. } = update;
-        let (momentum, nesterov, decay) = (self.momentum, self.nesterov, self.weight_decay);
+        let (momentum, nesterov) = (self.momentum, self.nesterov);
         for (i, (p, g)) in params.iter_mut().zip(gradients).enumerate() {
             let Some((rows, columns)) = self.sizes[i] else {
                 self.others.step_one(i, p, g, Update { lr: lr * self.adamw_lr, ..update });
@@ -76,7 +76,7 @@ impl Optimizer for Muon {
             let direction = orthogonalized(direction, rows, columns);
             // A tall matrix moves its outputs as much as a square one does.
             let lr = lr * (rows as f32 / columns as f32).max(1.0).sqrt();
-            let kept = 1.0 - update.lr * decay;
+            let kept = 1.0 - update.lr * self.weight_decay[i];
             Arch::new().dispatch(|| {
                 for (p, d) in p.iter_mut().zip(&direction) {
                     *p = kept * *p - lr * d;

@@ -1,3 +1,5 @@
+//! Optimizers and schedules against figures of optax, and their state through tensors and back.
+
 use super::*;
 use crate::config::{ScheduleConfig, ScheduleKind, TrainConfig};
 use crate::params::Init;
@@ -119,6 +121,24 @@ fn an_optimizer_restored_from_tensors_goes_on_bit_for_bit() {
             let e = restore(&mut *config.optimizer(&specs), rest, &specs).unwrap_err();
             assert!(e.is_checkpoint() && e.to_string().contains(&last.name), "{e}");
         }
+    }
+}
+
+#[test]
+fn weight_decay_is_for_the_parameters_that_the_model_says() {
+    let spec = |shape: &[usize], decay| ParamSpec { decay, ..ParamSpec::new("w", shape, Init::Zeros) };
+    // A matrix, which Muon moves, and a vector, which it leaves to AdamW, each with decay and without.
+    let specs = [(&[4, 3, 1, 1], true), (&[4, 3, 1, 1], false), (&[1, 4, 1, 1], true), (&[1, 4, 1, 1], false)]
+        .map(|(shape, decay)| spec(shape, decay));
+    for kind in ["sgd", "adamw", "muon"] {
+        let config: OptimizerConfig = toml::from_str(&format!("kind = \"{kind}\"\nweight_decay = 0.5")).unwrap();
+        let mut params: Vec<Vec<f32>> = specs.iter().map(|s| vec![1.0; s.n_elements()]).collect();
+        let gradients: Vec<Vec<f32>> = specs.iter().map(|s| vec![0.0; s.n_elements()]).collect();
+        let gradients: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+        let mut moved: Vec<&mut [f32]> = params.iter_mut().map(Vec::as_mut_slice).collect();
+        config.optimizer(&specs).step(&mut moved, &gradients, Update { index: 0, scale: 1.0, lr: 0.1 });
+        let shrunk: Vec<bool> = params.iter().map(|p| p.iter().all(|&p| p < 1.0)).collect();
+        assert_eq!(shrunk, [true, false, true, false], "{kind}");
     }
 }
 
