@@ -150,7 +150,7 @@ fn examine_training(verdict: &mut Verdict, open: &dyn Fn() -> Result<Arc<dyn Dev
 
 /// A layer whose numbers are exact in any order of summation, with two sets of weights one after the other, so that
 /// a device that keeps the old ones is found out.
-fn linear_layer(device: &dyn Device, io: Io) -> Result<String> {
+pub(crate) fn linear_layer(device: &dyn Device, io: Io) -> Result<String> {
     let [n_in, n_out, n_columns] = SIZES;
     let x = |c: usize, s: usize| ((c + s) % 4) as f32;
     let mut input = vec![0.0; n_in * n_columns];

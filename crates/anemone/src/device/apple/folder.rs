@@ -79,6 +79,18 @@ pub(super) struct Folder {
     path: PathBuf,
 }
 
+impl Folder {
+    /// The file of that name, if there is one.
+    pub(super) fn read(&self, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.path.join(name)).ok()
+    }
+
+    /// Adds a file.
+    pub(super) fn add(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_file(&self.path.join(name), bytes)
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let mut users = self.folders.lock();

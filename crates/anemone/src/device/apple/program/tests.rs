@@ -5,7 +5,7 @@ use anemone_mil::ir::BlobRef;
 use anemone_mil::tensor::Tensor;
 use anemone_mil::{Builder, Interpreter};
 
-const USUAL: Form = Form { fp16_io: true, pad: true };
+const USUAL: Form = Form { fp16_io: true, pad: true, packed: false };
 
 fn shaped(build: impl FnOnce(&mut Builder) -> Vec<anemone_mil::builder::Value>) -> Result<(ValidProgram, Shaped)> {
     let mut b = Builder::new(Version::V1_0);
