@@ -250,12 +250,7 @@ impl Engine {
 
     /// Compiles in the first form that is taken: the newer version of the language before the older, inputs and
     /// outputs as written before fp16. A form that was taken once is the only one from then on.
-    fn compile(
-        self: &Arc<Self>,
-        program: &ValidProgram,
-        weights: &Weights,
-        place: Place,
-    ) -> Result<AppleKernel> {
+    fn compile(self: &Arc<Self>, program: &ValidProgram, weights: &Weights, place: Place) -> Result<AppleKernel> {
         let (n_refused, result) = match self.forms(program, weights) {
             Ok(forms) => self.first_taken(&forms, place),
             Err(e) => (0, Err(e)),

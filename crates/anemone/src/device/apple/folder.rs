@@ -64,11 +64,16 @@ fn write(path: &Path, mil: &str, weights: &[(&str, &[u8])]) -> Result<()> {
     Ok(())
 }
 
+/// Makes `bytes` the contents of a file in one step. They need not reach the disk: they are read at once and removed
+/// with the model.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|found| found == bytes) {
         return Ok(());
     }
-    crate::file::write_atomically(path, bytes)
+    // Another process may be writing the same file.
+    let temporary = path.with_extension(format!("{}.anemone-tmp", std::process::id()));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|e| Error::io("write", path, e))
 }
 
 /// A share in a model's folder, which is removed with the last of them.

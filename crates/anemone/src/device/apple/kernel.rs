@@ -1,11 +1,11 @@
 //! A loaded program: its surfaces, its requests, a run.
 
+use super::Failure;
 use super::driver::{Engine, Loaded};
 use super::layout::{Described, Layout};
 use super::program::{Packing, Port, Shaped};
 use super::surface::AppleBuffer;
 use super::sys::{Request, Surface};
-use super::Failure;
 use crate::device::{Buffer, Kernel, Signature, Version};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{TensorType, Type};
@@ -190,9 +190,7 @@ impl AppleKernel {
         let (said_of_inputs, said_of_outputs) = loaded.model.attributes()?.unzip();
         let said_of_inputs = said_of_inputs.as_deref();
         let inputs = match &shaped.packing {
-            Some(packing) => {
-                Inputs::Packed(Packed::new(&shaped.inputs, packing, said_of_inputs, engine)?)
-            }
+            Some(packing) => Inputs::Packed(Packed::new(&shaped.inputs, packing, said_of_inputs, engine)?),
             None => Inputs::Separate(Side::new(&shaped.inputs, said_of_inputs, engine)?),
         };
         let outputs = Side::new(&shaped.outputs, said_of_outputs.as_deref(), engine)?;

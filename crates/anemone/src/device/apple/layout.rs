@@ -96,7 +96,8 @@ impl Layout {
         let batch = (channels.max(1) - 1).saturating_mul(plane_stride).saturating_add(plane);
         let fits = depth.unwrap_or(1) <= 1
             && said.interleave.unwrap_or(1) <= 1
-            && [batches, channels, height].iter().try_fold(1usize, |n, &m| n.checked_mul(m)) == Some(layout.n_rows)
+            && [batches, channels, height].iter().try_fold(1usize, |n, &m| n.checked_mul(m))
+                == Some(layout.n_rows)
             && engine_width == in_engine
             && (height <= 1 || row_stride >= row)
             && (channels <= 1 || plane_stride >= plane)

@@ -18,8 +18,8 @@ pub use columns::Columns;
 
 use crate::error::{Error, Result};
 use anemone_mil::ir::{Arg, ArgValue, Block, Call, Constant, DType, Literal, Program, TensorType, Type, Version};
-use anemone_mil::weights::WeightsWriter;
 use anemone_mil::valid::check;
+use anemone_mil::weights::WeightsWriter;
 use anemone_mil::{Limits, ValidProgram, Weights, text, validate};
 use std::collections::HashMap;
 
@@ -131,7 +131,8 @@ impl Shaped {
         // Those that are packed have the symbol of what they are packed into.
         let symbols = f.inputs.iter().cycle().map(|&id| symbol(id));
         let inputs = inputs.into_iter().zip(symbols.zip(&widened)).map(|(h, (s, ty))| port(h, s, ty)).collect();
-        let outputs = outputs.into_iter().zip(&f.outputs).map(|(h, &v)| port(h, symbol(v), &f.value(v).ty)).collect();
+        let outputs =
+            outputs.into_iter().zip(&f.outputs).map(|(h, &v)| port(h, symbol(v), &f.value(v).ty)).collect();
         Ok(Shaped { program: checked.program().clone(), inputs, outputs, packing, weights })
     }
 

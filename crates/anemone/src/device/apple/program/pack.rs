@@ -25,7 +25,8 @@ pub(super) fn pack(f: &mut Function) -> Result<Option<Packing>> {
     let mut blocks: Vec<(String, TensorType, Vec<usize>)> = Vec::new();
     for Param { name, ty, .. } in &f.params {
         let ty = ty.as_tensor();
-        let Some((ty, shape)) = ty.and_then(|t| Some((t, t.fixed_shape()?))).filter(|(_, s)| !s.contains(&0)) else {
+        let Some((ty, shape)) = ty.and_then(|t| Some((t, t.fixed_shape()?))).filter(|(_, s)| !s.contains(&0))
+        else {
             return Err(Error::refused(format!("input `{name}` cannot be packed: it has no fixed shape")));
         };
         blocks.push((name.clone(), ty.clone(), shape));
