@@ -9,7 +9,7 @@ mod support;
 use anemone::config::Strategy;
 use anemone::device::apple::stand_in::{Counts, Fault, Says, StandIns};
 use anemone::device::apple::{Options, ProgramInputs, ProgramIo};
-use anemone::device::{AppleDevice, Device, SoftDevice};
+use anemone::device::{AppleDevice, Device, SoftDevice, self_test};
 use anemone::mil::ir::{DType, TensorType, Version};
 use anemone::mil::{Builder, Chip, Limits, Weights, validate};
 use anemone::train::Event;
@@ -315,6 +315,34 @@ fn a_donor_patch_that_does_nothing_is_found_out_and_not_used() {
             assert_eq!(report.stats.n_compiles, plain.stats.n_compiles, "{fault:?}: every update is compiled");
         }
         assert_eq!(left(stand_ins.counts()), (0, 0, 0, 0), "{fault:?} {at}");
+    }
+}
+
+#[test]
+fn the_self_test_chooses_what_works() {
+    use ProgramInputs::{Packed, Separate};
+    let Some((foundation, _guard)) = foundation() else { return };
+    for (fault, inputs, donor_patch, failed) in [
+        (None, &[Separate, Packed][..], true, None),
+        (Some(Fault::EvaluateSeveralNo), &[Packed], true, Some(("inputs separate", "status=0x1d"))),
+        (Some(Fault::PatchIgnored), &[Separate, Packed], false, Some(("donor patch", "numbers are wrong"))),
+    ] {
+        let stand_ins = StandIns::new(foundation.clone(), Chip::M4, fault.map(|f| (f, 1))).unwrap();
+        let verdict = self_test::examine_ane_opened_by(&|options| stand_ins.open(options), &Options::default());
+        assert_eq!(verdict.strategies, [Strategy::Baked, Strategy::Operand], "{verdict:#?}");
+        assert_eq!((&verdict.inputs[..], verdict.donor_patch), (inputs, donor_patch), "{verdict:#?}");
+        let failures: Vec<_> = verdict.checks.iter().filter(|c| !c.passed).collect();
+        match failed {
+            None => assert_eq!(failures.len(), 0, "{verdict:#?}"),
+            Some((what, found)) => {
+                assert_eq!(failures.len(), 1, "{verdict:#?}");
+                assert!(failures[0].what.contains(what) && failures[0].found.contains(found), "{verdict:#?}");
+            }
+        }
+        let mut options = Options::default();
+        verdict.apply(&mut options);
+        assert_eq!((options.inputs, options.donor_patch), (inputs[0], false), "a patch is only for who asks");
+        assert_eq!(left(stand_ins.counts()), (0, 0, 0, 0));
     }
 }
 

@@ -2,8 +2,12 @@
 
 mod support;
 
-use anemone::device::{Device, Faults, SoftDevice};
-use anemone::mil::{Chip, Weights};
+use anemone::config::Strategy;
+use anemone::device::{Device, Faults, Kernel, SoftDevice, Usage};
+use anemone::mil::{Chip, Limits, ValidProgram, Weights};
+use anemone::{Result, Trainer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use support::suite;
 
 fn soft(chip: Chip, faults: &str) -> SoftDevice {
@@ -55,4 +59,53 @@ fn text_that_is_wrong_or_refused_is_told_apart() {
     assert!(soft(Chip::M4, "").compile_text(fp32, &weights).is_ok());
     let refused = soft(Chip::M1, "").compile_text(fp32, &weights).err().unwrap();
     assert!(refused.is_refused() && refused.to_string().contains("fp32"), "{refused:?}");
+}
+
+/// A device that tells what it uses: a joule more whenever it is asked.
+struct Metered(SoftDevice, AtomicU32);
+
+impl Device for Metered {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn limits(&self) -> &Limits {
+        self.0.limits()
+    }
+
+    fn compile(&self, program: &ValidProgram, weights: &Weights) -> Result<Box<dyn Kernel>> {
+        self.0.compile(program, weights)
+    }
+
+    fn usage(&self) -> Usage {
+        self.0.usage()
+    }
+
+    fn engine_energy_j(&self) -> Option<f64> {
+        Some(self.1.fetch_add(1, Ordering::Relaxed).into())
+    }
+}
+
+#[test]
+fn energy_is_counted_over_processes_and_only_where_it_was_used() {
+    let config = support::small(4, (Strategy::Operand, false));
+    let metered = || Arc::new(Metered(soft(Chip::M4, ""), AtomicU32::new(5)));
+    let mut trainer = Trainer::new(&config, metered()).unwrap();
+    // The device is asked when the trainer is made, and for each report.
+    assert_eq!(trainer.report().unwrap().stats.engine_energy_j, Some(1.0));
+    let report = trainer.report().unwrap();
+    assert_eq!(report.stats.engine_energy_j, Some(2.0));
+    assert!(report.to_string().contains("Neural Engine's energy       2.000 J"), "{report}");
+    let checkpoint = trainer.checkpoint().unwrap();
+
+    let mut resumed = Trainer::new(&config, metered()).unwrap();
+    resumed.resume(&checkpoint).unwrap();
+    assert_eq!(resumed.report().unwrap().stats.engine_energy_j, Some(4.0), "three before, and one");
+
+    let mut elsewhere = Trainer::new(&config, Arc::new(soft(Chip::M4, ""))).unwrap();
+    elsewhere.resume(&checkpoint).unwrap();
+    let report = elsewhere.report().unwrap();
+    let json = serde_json::to_string(&report).unwrap();
+    assert!(report.stats.engine_energy_j.is_none() && !json.contains("energy"), "{json}");
+    assert!(!report.to_string().contains("Neural Engine"), "{report}");
 }

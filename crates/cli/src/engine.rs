@@ -4,8 +4,9 @@ use anemone::config::DeviceConfig;
 use anemone::device::self_test::Verdict;
 use anemone::device::{Options, Select, apple};
 use anemone_mil::Chip;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -57,6 +58,15 @@ impl Machine {
     }
 }
 
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match cfg!(target_os = "macos") {
+            true => write!(f, "{}, macOS {} (build {})", self.chip, self.os_version, self.os_build),
+            false => write!(f, "{}, {}", self.chip, self.os_version),
+        }
+    }
+}
+
 fn ask(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok().filter(|o| o.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_string();
@@ -105,7 +115,9 @@ pub(crate) fn options(config: &DeviceConfig) -> anyhow::Result<(Options, Option<
     {
         verdict.apply(&mut options.apple);
     }
+    options.apple.donor_patch = config.donor_patch;
     if options.select != Select::Auto {
+        check_donor_patch(&options)?;
         return Ok((options, None));
     }
     let why = match verdict {
@@ -121,7 +133,18 @@ pub(crate) fn options(config: &DeviceConfig) -> anyhow::Result<(Options, Option<
             }
         }
     };
+    check_donor_patch(&options)?;
     Ok((options, Some(why)))
+}
+
+/// Nothing that was asked for is left out in silence.
+fn check_donor_patch(options: &Options) -> anyhow::Result<()> {
+    ensure!(
+        options.select == Select::Ane || !options.apple.donor_patch,
+        "the donor patch is for the Neural Engine, and this run is on the software engine: leave out `--donor-patch` \
+         and `device.donor_patch`, or take `--device ane`"
+    );
+    Ok(())
 }
 
 /// Keeps a verdict.

@@ -1,7 +1,7 @@
 //! `anemone train`: trains a preset or a configuration in a run folder, and replaces its own process by a new one
 //! when the device's budget of compiles is spent.
 
-use crate::engine;
+use crate::engine::{self, Machine};
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir};
 use crate::{Outcome, args};
@@ -11,7 +11,7 @@ use anemone::file::write_atomically;
 use anemone::metrics::MetricsLog;
 use anemone::train::Event;
 use anemone::weights_file::save_safetensors;
-use anemone::{Trainer, device};
+use anemone::{Report, Trainer, device};
 use anyhow::{Context, anyhow, bail};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -112,6 +112,12 @@ fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result
     }
     if let Some(chip) = args.chip {
         config.device.chip = chip.as_str().into();
+    }
+    if args.donor_patch {
+        config.device.donor_patch = true;
+    }
+    if config.device.donor_patch && config.weights.strategy == Strategy::Operand {
+        bail!("the donor patch is for `--weights baked`: operand weights need no compiles that it could replace");
     }
     if let Some(faults) = &args.inject {
         config.device.inject = faults.to_string();
@@ -240,7 +246,7 @@ impl Run {
 
     /// Leaves weights and report, and prints it.
     fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-        let report = self.trainer.report()?;
+        let report = Report { machine: Some(Machine::this().to_string()), ..self.trainer.report()? };
         let metadata = BTreeMap::from([("format".to_string(), "anemone".to_string())]);
         save_safetensors(&self.dir.weights(), &self.trainer.weights(), &metadata)?;
         let text = serde_json::to_string_pretty(&report)? + "\n";

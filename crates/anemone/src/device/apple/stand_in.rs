@@ -43,6 +43,8 @@ pub enum Fault {
     LoadNo,
     /// The evaluation says NO with status 0x1d.
     EvaluateNo,
+    /// The evaluation of a request with several inputs says NO with status 0x1d. From the start.
+    EvaluateSeveralNo,
     /// The evaluation raises an exception, as a selector that is not implemented does.
     EvaluateRaises,
     /// The evaluation says YES and writes nothing.
@@ -106,8 +108,7 @@ struct World {
     fault: Option<(Fault, usize)>,
     says: Says,
     foundation: PathBuf,
-    /// What was compiled, text and weights files, by the `net.plist` that was left.
-    compiled: Mutex<HashMap<Vec<u8>, (Vec<u8>, Files)>>,
+    compiled: Mutex<Compiled>,
     n_faults: AtomicUsize,
     n_objects: AtomicI64,
     n_compiles: AtomicUsize,
@@ -127,6 +128,9 @@ const STATE: &CStr = c"state";
 
 /// Weights files by their paths.
 type Files = Vec<(String, Vec<u8>)>;
+
+/// What was compiled, text and weights files, by the `net.plist` that was left.
+type Compiled = HashMap<Vec<u8>, (Vec<u8>, Files)>;
 
 /// What an object of a stand-in class holds.
 struct State {

@@ -259,7 +259,9 @@ pub(super) extern "C-unwind" fn evaluate(
     }
     let rejected = "ANEProgramProcessRequestDirect() Failed with status=0x1d : statusType=0x9 : \
                     Program Inference error";
-    if qos != 21 || !is_a(options, "NSDictionary") || !model.loaded || world.fails(Fault::EvaluateNo) {
+    let several_fail = inputs.len() > 1 && world.has_from_the_start(Fault::EvaluateSeveralNo);
+    let usual = qos == 21 && is_a(options, "NSDictionary") && model.loaded;
+    if !usual || several_fail || world.fails(Fault::EvaluateNo) {
         return no(error, 8, rejected);
     }
     if world.fails(Fault::EvaluateWritesNothing) {
