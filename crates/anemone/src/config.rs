@@ -205,7 +205,7 @@ impl DeviceConfig {
             select: self.select,
             chip,
             faults: self.inject.parse()?,
-            apple: crate::device::apple::Options { chip, ..Default::default() },
+            apple: crate::device::apple::Options { chip, donor_patch: self.donor_patch, ..Default::default() },
         })
     }
 }

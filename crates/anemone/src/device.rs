@@ -246,9 +246,14 @@ impl Default for Options {
 ///
 /// # Errors
 ///
-/// If it is not to be had here; nothing else is opened in its place.
+/// If it is not to be had here; nothing else is opened in its place. If something is asked of the software engine that
+/// only the Neural Engine has.
 pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     match options.select {
+        Select::Auto | Select::Soft if options.apple.donor_patch => Err(Error::config(
+            "the donor patch is for the Neural Engine, and this is the software engine: leave out `--donor-patch` and \
+             `device.donor_patch`, or take `--device ane`",
+        )),
         Select::Auto | Select::Soft => Ok(Arc::new(SoftDevice::new(options.chip, options.faults.clone()))),
         Select::Ane => Ok(Arc::new(AppleDevice::open(&options.apple)?)),
     }

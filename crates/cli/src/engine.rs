@@ -4,7 +4,7 @@ use anemone::config::DeviceConfig;
 use anemone::device::self_test::Verdict;
 use anemone::device::{Options, Select, apple};
 use anemone_mil::Chip;
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -107,7 +107,7 @@ pub(crate) fn apple_options(chip: Chip) -> apple::Options {
 /// Options to open the configured device with, and for `auto` why it is that one.
 pub(crate) fn options(config: &DeviceConfig) -> anyhow::Result<(Options, Option<String>)> {
     let mut options = config.options()?;
-    options.apple = apple_options(options.chip);
+    options.apple = apple::Options { donor_patch: config.donor_patch, ..apple_options(options.chip) };
     let machine = Machine::this();
     let verdict = cached_verdict(&machine);
     if options.select != Select::Soft
@@ -115,9 +115,7 @@ pub(crate) fn options(config: &DeviceConfig) -> anyhow::Result<(Options, Option<
     {
         verdict.apply(&mut options.apple);
     }
-    options.apple.donor_patch = config.donor_patch;
     if options.select != Select::Auto {
-        check_donor_patch(&options)?;
         return Ok((options, None));
     }
     let why = match verdict {
@@ -133,18 +131,7 @@ pub(crate) fn options(config: &DeviceConfig) -> anyhow::Result<(Options, Option<
             }
         }
     };
-    check_donor_patch(&options)?;
     Ok((options, Some(why)))
-}
-
-/// Nothing that was asked for is left out in silence.
-fn check_donor_patch(options: &Options) -> anyhow::Result<()> {
-    ensure!(
-        options.select == Select::Ane || !options.apple.donor_patch,
-        "the donor patch is for the Neural Engine, and this run is on the software engine: leave out `--donor-patch` \
-         and `device.donor_patch`, or take `--device ane`"
-    );
-    Ok(())
 }
 
 /// Keeps a verdict.

@@ -12,7 +12,7 @@ fn train(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
     // The names under which GNUstep looks for the folder for temporary files.
     let temporary = folder.parent().unwrap();
     command.env("TMPDIR", temporary).env("TMP", temporary).env("TEMP", temporary);
-    command.env("ANE_STANDIN_STATS", "1").envs(env.iter().copied());
+    command.env("ANE_STANDIN_STATS", "1").env("ANE_STANDIN_LIMIT", "119").envs(env.iter().copied());
     command.output().unwrap()
 }
 

@@ -6,19 +6,19 @@
 
 #[cfg(not(any(target_os = "macos", feature = "gnustep")))]
 mod absent;
-#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[cfg_attr(not(any(target_os = "macos", feature = "gnustep")), allow(dead_code))]
 mod backoff;
-#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[cfg_attr(not(any(target_os = "macos", feature = "gnustep")), allow(dead_code))]
 mod donor;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 mod driver;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 mod energy;
-#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[cfg_attr(not(any(target_os = "macos", feature = "gnustep")), allow(dead_code))]
 mod folder;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 mod kernel;
-#[cfg(any(target_os = "macos", feature = "gnustep"))]
+#[cfg_attr(not(any(target_os = "macos", feature = "gnustep")), allow(dead_code))]
 mod layout;
 pub mod program;
 #[cfg(all(feature = "stand-ins", any(target_os = "macos", feature = "gnustep")))]

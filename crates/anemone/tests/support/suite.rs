@@ -167,12 +167,12 @@ impl Buffers {
         let inputs: Vec<&dyn Buffer> = self.inputs.iter().map(|b| &**b).collect();
         let mut outputs: Vec<&mut dyn Buffer> = self.outputs.iter_mut().map(|b| &mut **b).collect();
         kernel.run(&inputs, &mut outputs).unwrap();
-        let read = |b: &Box<dyn Buffer>| {
+        let read = |b: &dyn Buffer| {
             let mut elements = vec![f32::NAN; n_elements(b.ty())];
             b.read(&mut elements).unwrap();
             elements
         };
-        self.outputs.iter().map(read).collect()
+        self.outputs.iter().map(|b| read(&**b)).collect()
     }
 }
 

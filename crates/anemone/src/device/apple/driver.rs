@@ -187,7 +187,7 @@ impl Device for AppleDevice {
 
     fn compile(&self, program: &ValidProgram, weights: &Weights) -> Result<Box<dyn Kernel>> {
         let engine = &self.engine;
-        let place = Place::take(engine)?;
+        let place = Arc::new(Place::take(engine)?);
         engine.take_compile()?;
         engine.pause();
         let result = engine.compile(program, weights, place);
@@ -250,9 +250,14 @@ impl Engine {
 
     /// Compiles in the first form that is taken: the newer version of the language before the older, inputs and
     /// outputs as written before fp16. A form that was taken once is the only one from then on.
-    fn compile(self: &Arc<Self>, program: &ValidProgram, weights: &Weights, place: Place) -> Result<AppleKernel> {
+    fn compile(
+        self: &Arc<Self>,
+        program: &ValidProgram,
+        weights: &Weights,
+        place: Arc<Place>,
+    ) -> Result<AppleKernel> {
         let (n_refused, result) = match self.forms(program, weights) {
-            Ok(forms) => self.first_taken(&forms, place),
+            Ok(forms) => self.first_taken(&forms, &place),
             Err(e) => (0, Err(e)),
         };
         // One compile was counted beforehand.
@@ -295,18 +300,21 @@ impl Engine {
     }
 
     /// Compiles the first form that is taken, and says how many were refused before it.
-    fn first_taken(self: &Arc<Self>, forms: &[Shaped], place: Place) -> (usize, Result<(AppleKernel, Made)>) {
+    fn first_taken(
+        self: &Arc<Self>,
+        forms: &[Shaped],
+        place: &Arc<Place>,
+    ) -> (usize, Result<(AppleKernel, Made)>) {
         let versions = match self.taken().version {
             Some(version) => vec![version],
             None => vec![Version::V1_3, Version::V1_0],
         };
         let mut refusals: Vec<String> = Vec::new();
-        let mut place = Some(place);
         for shaped in forms {
             for &version in &versions {
                 let has_fp32 = shaped.has_fp32_io();
                 let io = if has_fp32 { "fp32" } else { "fp16" };
-                match self.try_form(shaped, version, &mut place) {
+                match self.try_form(shaped, version, place) {
                     Ok(made) => {
                         let mut form = self.form.lock().unwrap_or_else(|e| e.into_inner());
                         form.version = Some(version);
@@ -329,7 +337,7 @@ impl Engine {
         self: &Arc<Self>,
         shaped: &Shaped,
         version: Version,
-        place: &mut Option<Place>,
+        place: &Arc<Place>,
     ) -> Result<(AppleKernel, Made)> {
         let text = shaped.text(version)?;
         let files: Vec<(&str, &[u8])> = shaped.weights.iter().map(|w| (WEIGHTS_PATH, &w[..])).collect();
@@ -359,7 +367,7 @@ impl Engine {
             self.donors.keep(&text, &folder);
             model.load()?;
         }
-        let loaded = Loaded { model, engine: self.clone(), _folder: folder, _place: place.take() };
+        let loaded = Loaded { model, engine: self.clone(), _folder: folder, _place: place.clone() };
         Ok((AppleKernel::new(shaped, loaded)?, made))
     }
 }
@@ -403,7 +411,7 @@ pub(super) struct Loaded {
     pub(super) engine: Arc<Engine>,
     /// After the model: its files are removed when nobody reads them any more.
     _folder: Folder,
-    _place: Option<Place>,
+    _place: Arc<Place>,
 }
 
 impl Drop for Loaded {

@@ -253,8 +253,8 @@ impl Kernel for AppleKernel {
                 }
             }
         }
-        self.loaded.model.evaluate(&self.requests[index].1)?;
         outputs.iter_mut().for_each(|b| b.touch());
+        self.loaded.model.evaluate(&self.requests[index].1)?;
         for i in copied {
             if let Some(scratch) = &self.outputs.scratch[i] {
                 outputs[i].take_from(scratch)?;
