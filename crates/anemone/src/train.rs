@@ -9,12 +9,13 @@ pub(crate) mod programs;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Io, Strategy};
-use crate::data::{Data, Part};
+use crate::data::{Data, Part, Tokenizer};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Built, Graph, Model};
 use crate::optim::{self, Optimizer, Update};
 use crate::params::ParamSpec;
+use crate::pretrained;
 use crate::random::Random;
 use crate::report::{Best, Report, Stats, Validation};
 use crate::weights_file::NamedTensor;
@@ -168,7 +169,9 @@ impl Trainer {
     /// If the configuration asks for something impossible, on this device or at all.
     pub fn new(config: &Config, device: Arc<dyn Device>) -> Result<Trainer> {
         let data = config.data()?;
-        Trainer::with_model(config, &*config.model.model(&*data)?, data, device)
+        // The run's own configuration has all sizes, so that its weights can be used without the data.
+        let config = Config { model: config.model.determined(&*data)?, ..config.clone() };
+        Trainer::with_model(&config, &*config.model.model(&*data)?, data, device)
     }
 
     /// A trainer of any model on any data; of the configuration, `model` and `data` are not looked at.
@@ -189,7 +192,11 @@ impl Trainer {
         }
         let mut random = Random::new(config.train.seed);
         let specs: Vec<ParamSpec> = built.params.iter().map(|(spec, _)| spec.clone()).collect();
-        let params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
+        let mut params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
+        if let Some(path) = &config.train.init_weights {
+            pretrained::initialize(&specs, &mut params, &pretrained::load_weights(path)?)
+                .map_err(|e| e.context(format!("`train.init_weights`: `{}`", path.display())))?;
+        }
         let trained: Vec<ParamSpec> = specs.iter().filter(|s| s.trainable).cloned().collect();
         let Cut { plan, compiler, io, n_fallbacks } = Cut::new(config, &built, &device, config.weights.io)?;
         let forward = Forward::new(&built, &*data)?;
@@ -374,6 +381,16 @@ impl Trainer {
     /// Steps done.
     pub fn n_steps(&self) -> u64 {
         self.state.step
+    }
+
+    /// The configuration, with the sizes of the data where it left them out.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What turned text into the tokens that are trained on, where it was text.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.data.tokenizer()
     }
 
     /// How many targets a step has, and what they are.

@@ -125,6 +125,9 @@ fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result
     if let Some(every) = args.checkpoint_every {
         config.checkpoint.every = every;
     }
+    if let Some(path) = &args.init_weights {
+        config.train.init_weights = Some(path.clone());
+    }
     if let Some(select) = args.device {
         config.device.select = select;
     }
@@ -194,7 +197,10 @@ impl Run {
             }
             MetricsLog::create(&dir.metrics())?
         };
-        write_atomically(&dir.config(), config.to_toml().as_bytes())?;
+        write_atomically(&dir.config(), trainer.config().to_toml().as_bytes())?;
+        if let Some(tokenizer) = trainer.tokenizer() {
+            write_atomically(&dir.tokenizer(), tokenizer.to_json()?.as_bytes())?;
+        }
         if trainer.io_fell_back() {
             progress.warn("the device refuses fp32 inputs and outputs; going on with fp16, converted on the host");
         }
