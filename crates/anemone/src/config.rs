@@ -203,6 +203,9 @@ pub struct DeviceConfig {
     pub select: Select,
     /// The chip whose rules the software engine follows, `m1` to `m5`.
     pub chip: String,
+    /// On the Neural Engine: whether programs that were compiled before get new weights by the donor patch, where that
+    /// works; see [`apple::Options`](crate::device::apple::Options).
+    pub donor_patch: bool,
     /// Faults on purpose, for tests; see [`Faults`](crate::device::Faults).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub inject: String,
@@ -210,7 +213,7 @@ pub struct DeviceConfig {
 
 impl Default for DeviceConfig {
     fn default() -> DeviceConfig {
-        DeviceConfig { select: Select::Auto, chip: "m4".into(), inject: String::new() }
+        DeviceConfig { select: Select::Auto, chip: "m4".into(), donor_patch: false, inject: String::new() }
     }
 }
 
@@ -229,7 +232,7 @@ impl DeviceConfig {
             select: self.select,
             chip,
             faults: self.inject.parse()?,
-            apple: crate::device::apple::Options { chip, ..Default::default() },
+            apple: crate::device::apple::Options { chip, donor_patch: self.donor_patch, ..Default::default() },
         })
     }
 }

@@ -99,7 +99,16 @@ fn check_batch(data: &dyn Data, part: Part, index: u64, sizes: [(&[f32], usize);
     Ok(())
 }
 
-/// How many of `n` the fraction holds back for validation.
+/// Checks the size of a batch of `n` times `size` numbers, before anything is made for it.
+fn check_size(n: usize, size: usize) -> Result<()> {
+    const MAX: usize = 1 << 31;
+    match n.checked_mul(size) {
+        Some(product) if (1..=MAX).contains(&product) => Ok(()),
+        _ => Err(Error::config(format!("a batch of {n} times {size} numbers, expected 1 to {MAX} in all"))),
+    }
+}
+
+/// How many of `n` the fraction holds back for validation, rounded down.
 fn n_held(n: usize, fraction: f64) -> usize {
-    (n as f64 * fraction) as usize
+    ((n as f64 * fraction) as usize).min(n)
 }

@@ -12,12 +12,13 @@ pub use apple::AppleDevice;
 pub use faults::Faults;
 pub use soft::SoftDevice;
 
-use crate::error::Result;
-use anemone_mil::ir::{DType, TensorType};
+use crate::error::{Error, Result};
+use anemone_mil::ir::{DType, TensorType, Type};
 use anemone_mil::limits::{Chip, Limits};
 use anemone_mil::{ValidProgram, Weights};
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Something that runs programs.
 pub trait Device: Send + Sync {
@@ -45,6 +46,12 @@ pub trait Device: Send + Sync {
     /// How it rounds, for reports.
     fn arithmetic(&self) -> &'static str {
         "fp16 with f32 accumulation, nearest even"
+    }
+
+    /// The energy of the Neural Engine since the device was opened, in joules, other programs' use of it included;
+    /// `None` if this device is something else, or the machine does not tell.
+    fn engine_energy_j(&self) -> Option<f64> {
+        None
     }
 }
 
@@ -97,6 +104,66 @@ pub struct Signature {
     pub outputs: Vec<(String, TensorType)>,
 }
 
+impl Signature {
+    /// The signature of a program's inputs and outputs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`](crate::Error::is_config) if one is no tensor that a buffer can carry.
+    pub(crate) fn new(inputs: &[(String, Type)], outputs: &[(String, Type)]) -> Result<Signature> {
+        let port = |(name, ty): &(String, Type)| match ty {
+            Type::Tensor(t) if matches!(t.dtype, DType::Fp16 | DType::Fp32) && t.n_elements().is_some() => {
+                Ok((name.clone(), t.clone()))
+            }
+            other => Err(Error::config(format!(
+                "`{name}` is {other}; a kernel's inputs and outputs are fp16 or fp32 tensors of fixed shape"
+            ))),
+        };
+        let side = |ports: &[(String, Type)]| ports.iter().map(port).collect::<Result<_>>();
+        Ok(Signature { inputs: side(inputs)?, outputs: side(outputs)? })
+    }
+
+    /// Checks how many buffers a run was given.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`](crate::Error::is_config) that names both numbers.
+    pub(crate) fn check_counts(&self, n_inputs: usize, n_outputs: usize) -> Result<()> {
+        if (n_inputs, n_outputs) == (self.inputs.len(), self.outputs.len()) {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "the kernel takes {} inputs and {} outputs, got {n_inputs} and {n_outputs}",
+            self.inputs.len(),
+            self.outputs.len()
+        )))
+    }
+
+    /// The type of the input of that index.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`](crate::Error::is_config) if there is none.
+    pub(crate) fn input(&self, index: usize) -> Result<&TensorType> {
+        port("input", &self.inputs, index)
+    }
+
+    /// The type of the output of that index.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_config`](crate::Error::is_config) if there is none.
+    pub(crate) fn output(&self, index: usize) -> Result<&TensorType> {
+        port("output", &self.outputs, index)
+    }
+}
+
+fn port<'a>(side: &str, ports: &'a [(String, TensorType)], index: usize) -> Result<&'a TensorType> {
+    ports.get(index).map(|(_, ty)| ty).ok_or_else(|| {
+        Error::config(format!("the kernel has {} {side}s, there is none of index {index}", ports.len()))
+    })
+}
+
 /// Memory that a device reads or writes.
 pub trait Buffer: Any + Send {
     /// Element type and shape.
@@ -115,6 +182,18 @@ pub trait Buffer: Any + Send {
     ///
     /// If there is room for more or fewer than the type has.
     fn read(&self, elements: &mut [f32]) -> Result<()>;
+}
+
+/// A content of some buffer: no two contents of this process have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Version(u64);
+
+impl Version {
+    /// One that no content has had.
+    pub(crate) fn next() -> Version {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Version(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }
 
 /// Which device to open.
@@ -167,9 +246,14 @@ impl Default for Options {
 ///
 /// # Errors
 ///
-/// If it is not to be had here; nothing else is opened in its place.
+/// If it is not to be had here; nothing else is opened in its place. If something is asked of the software engine that
+/// only the Neural Engine has.
 pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     match options.select {
+        Select::Auto | Select::Soft if options.apple.donor_patch => Err(Error::config(
+            "the donor patch is for the Neural Engine, and this is the software engine: leave out `--donor-patch` and \
+             `device.donor_patch`, or take `--device ane`",
+        )),
         Select::Auto | Select::Soft => Ok(Arc::new(SoftDevice::new(options.chip, options.faults.clone()))),
         Select::Ane => Ok(Arc::new(AppleDevice::open(&options.apple)?)),
     }
@@ -182,9 +266,4 @@ pub fn ane_status() -> (bool, String) {
         Ok(device) => (true, format!("{}: the classes and methods are those expected", device.name())),
         Err(e) => (false, e.to_string()),
     }
-}
-
-/// The element types that buffers carry.
-pub(crate) fn is_io_type(dtype: DType) -> bool {
-    matches!(dtype, DType::Fp16 | DType::Fp32)
 }

@@ -36,6 +36,10 @@ pub struct Stats {
     pub restarted_at: Vec<u64>,
     /// The steps at which a checkpoint was resumed, restarts included.
     pub resumed_at: Vec<u64>,
+    /// The energy of the Neural Engine in joules, whoever else used it meanwhile included; `None` for what ran
+    /// elsewhere and where the machine does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_energy_j: Option<f64>,
 }
 
 /// The final weights on the first batch that is trained on, computed on the host in f32.
@@ -81,7 +85,10 @@ pub struct Best {
 /// A run in figures.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// The device that ran it.
+    /// The chip and system of the machine, if whoever asked for the report has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// The device that ran it, and for the Neural Engine the form its programs had.
     pub device: String,
     /// How kernels got new weights.
     pub strategy: Strategy,
@@ -143,6 +150,9 @@ impl fmt::Display for Report {
             writeln!(f, "  {what:<22}{:>10.1} ms  {:>5.1} %", ms(seconds), 100.0 * ratio(seconds, s.wall_s))
         };
         let rate = |flops: u64, seconds: f64| ratio(flops as f64 * steps, seconds) / 1e9;
+        if let Some(machine) = &self.machine {
+            writeln!(f, "Machine                 {machine}")?;
+        }
         writeln!(f, "Device                  {}", self.device)?;
         let overlap = if self.overlap { ", compiles overlap training" } else { "" };
         writeln!(f, "Weights                 {:?}{overlap}", self.strategy)?;
@@ -181,6 +191,9 @@ impl fmt::Display for Report {
             ms(s.compile_busy_s),
             ms(s.compile_hidden_s)
         )?;
+        if let Some(joules) = s.engine_energy_j {
+            writeln!(f, "Neural Engine's energy{joules:>12.3} J, of all that used it meanwhile")?;
+        }
         writeln!(f, "A step                {:>12.1} us", ratio((s.device_s + s.host_s) * 1e6, steps))?;
         writeln!(
             f,

@@ -71,6 +71,7 @@ pub struct Trainer {
     /// counters already.
     begun_at: u64,
     n_compiles_before: usize,
+    energy_before_j: Option<f64>,
     clock: Instant,
     finished: bool,
     /// Whether this process found that fp32 inputs and outputs are refused.
@@ -193,6 +194,7 @@ impl Trainer {
         let Cut { plan, compiler, io, n_fallbacks } = Cut::new(config, &built, &device, config.weights.io)?;
         let forward = Forward::new(&built, &*data)?;
         let n_compiles_before = device.usage().n_compiles;
+        let energy_before_j = device.engine_energy_j();
         let trainer = Trainer {
             device,
             environment: plan.environment(),
@@ -211,6 +213,7 @@ impl Trainer {
             },
             begun_at: 0,
             n_compiles_before,
+            energy_before_j,
             clock: Instant::now(),
             finished: config.train.steps == 0,
             io_fell_back: io != config.weights.io,
@@ -267,6 +270,7 @@ impl Trainer {
         self.validated = None;
         self.begun_at = state.step;
         self.n_compiles_before = self.device.usage().n_compiles;
+        self.energy_before_j = self.device.engine_energy_j();
         self.finished = state.step >= self.config.train.steps || self.converged(state.last_loss);
         self.kernels = None;
         self.background = None;
@@ -423,6 +427,7 @@ impl Trainer {
         let evaluation = self.forward.first_batch(&params, &mut *self.data)?;
         let n_params = self.params.iter().map(Vec::len).sum();
         Ok(Report {
+            machine: None,
             device: self.device.name(),
             strategy: self.config.weights.strategy,
             overlap: self.overlaps(),
@@ -617,11 +622,18 @@ impl Trainer {
         self.state.stats.n_compiles + (self.device.usage().n_compiles - self.n_compiles_before) as u64
     }
 
+    /// The engine's energy, if this device is the engine: what earlier processes have used says nothing of another.
+    fn engine_energy_j(&self) -> Option<f64> {
+        let used = self.device.engine_energy_j()? - self.energy_before_j?;
+        Some(self.state.stats.engine_energy_j.unwrap_or(0.0) + used)
+    }
+
     /// The counters with those of this process added.
     fn stats(&self) -> Stats {
         Stats {
             wall_s: self.state.stats.wall_s + self.clock.elapsed().as_secs_f64(),
             n_compiles: self.n_compiles(),
+            engine_energy_j: self.engine_energy_j(),
             ..self.state.stats.clone()
         }
     }

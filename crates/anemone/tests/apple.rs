@@ -4,16 +4,19 @@
 //! Where there is no macOS, `ANEMONE_FOUNDATION` names the library with Foundation's classes.
 #![allow(clippy::print_stderr)] // Says why it is skipped.
 
+mod support;
+
 use anemone::config::Strategy;
-use anemone::device::apple::stand_in::{Counts, Fault, StandIns};
-use anemone::device::apple::{Options, ProgramIo};
-use anemone::device::{AppleDevice, Device, SoftDevice};
+use anemone::device::apple::stand_in::{Counts, Fault, Says, StandIns};
+use anemone::device::apple::{Options, ProgramInputs, ProgramIo};
+use anemone::device::{AppleDevice, Device, SoftDevice, self_test};
 use anemone::mil::ir::{DType, TensorType, Version};
-use anemone::mil::{Builder, Chip, Limits, Tensor, ValidProgram, Weights, validate};
+use anemone::mil::{Builder, Chip, Limits, Weights, validate};
 use anemone::train::Event;
 use anemone::{Config, Error, Trainer};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use support::suite;
 
 /// Surfaces and locks are counted for the whole process: one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -35,20 +38,9 @@ fn left(counts: Counts) -> (i64, i64, i64, i64) {
     (counts.n_objects, counts.n_loaded, counts.n_surfaces, counts.n_locks)
 }
 
-/// `y = relu(x) + 1` and `z = 2 x`.
-fn program(n: usize) -> ValidProgram {
-    let mut b = Builder::new(Version::V1_3);
-    let x = b.input("x", TensorType::new(DType::Fp16, &[1, n])).unwrap();
-    let r = b.relu(x).unwrap();
-    let one = b.constant(Tensor::float(DType::Fp16, &[], vec![1.0]));
-    let y = b.add(r, one).unwrap();
-    let z = b.scale(x, 2.0).unwrap();
-    validate(b.finish(&[z, y]).unwrap(), &Limits::none()).unwrap()
-}
-
-/// Runs [`program`] on five numbers.
+/// Runs a program of two outputs on five numbers.
 fn run(device: &dyn Device) -> Result<(), Error> {
-    let mut kernel = device.compile(&program(5), &Weights::new())?;
+    let mut kernel = device.compile(&suite::two_outputs(5).program, &Weights::new())?;
     let (mut x, mut z, mut y) = (kernel.input_buffer(0)?, kernel.output_buffer(0)?, kernel.output_buffer(1)?);
     x.write(&[-2.0, -0.0, 0.25, 1.0, 1000.0])?;
     kernel.run(&[&*x], &mut [&mut *z, &mut *y])?;
@@ -136,18 +128,46 @@ fn an_unload_that_fails_is_kept_and_holds_no_place() {
 #[test]
 fn budgets_are_those_of_the_rules_and_the_options() {
     let Some((foundation, _guard)) = foundation() else { return };
-    let stand_ins = StandIns::new(foundation, Chip::M4, None).unwrap();
-    let options = Options { max_compiles: Some(3), max_live_programs: Some(2), ..Options::default() };
-    let device = stand_ins.open(&options).unwrap();
-    let compile = || device.compile(&program(32), &Weights::new());
-    let (a, b) = (compile().unwrap(), compile().unwrap());
-    let e = compile().err().unwrap();
-    assert!(e.is_budget() && e.to_string().contains("live-programs"), "{e}");
-    drop((a, b));
-    drop(compile().unwrap());
-    let e = compile().err().unwrap();
-    assert!(e.is_budget() && e.to_string().contains("compile-budget"), "{e}");
-    assert_eq!(stand_ins.counts().n_compiles, 3);
+    let limits = Limits::of(Chip::M4);
+    let rules = (limits.max_compiles().unwrap(), limits.max_live_programs().unwrap());
+    for (max_compiles, max_live) in [(Some(3), Some(2)), (Some(2), None), (None, None)] {
+        let stand_ins = StandIns::new(foundation.clone(), Chip::M4, None).unwrap();
+        let options = Options { max_compiles, max_live_programs: max_live, ..Options::default() };
+        let device = stand_ins.open(&options).unwrap();
+        let (n_compiles, n_live) = (max_compiles.unwrap_or(rules.0), max_live.unwrap_or(rules.1));
+        suite::keeps_budgets(&device, &suite::two_outputs(32), n_compiles, n_live);
+        assert_eq!(stand_ins.counts().n_compiles, n_compiles, "what is refused is not tried");
+        drop(device);
+        assert_eq!(left(stand_ins.counts()), (0, 0, 0, 0));
+    }
+}
+
+#[test]
+fn the_device_suite_passes_however_inputs_and_outputs_lie() {
+    let Some((foundation, _guard)) = foundation() else { return };
+    for says in [Says::Nothing, Says::Unusual, Says::Wrong] {
+        for inputs in [ProgramInputs::Separate, ProgramInputs::Packed] {
+            for io in [ProgramIo::Fp16, ProgramIo::AsWritten] {
+                let stand_ins = StandIns::saying(says, foundation.clone(), Chip::M4, None).unwrap();
+                let options = Options { inputs, io, ..Options::default() };
+                suite::run(&|| Box::new(stand_ins.open(&options).unwrap()), &suite::programs());
+                assert_eq!(left(stand_ins.counts()), (0, 0, 0, 0), "{says:?}, {inputs:?}, {io:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_description_that_cannot_be_is_kept_and_not_followed() {
+    let Some((foundation, _guard)) = foundation() else { return };
+    for (says, n_kept) in [(Says::Unusual, 0), (Says::Wrong, 3)] {
+        let stand_ins = StandIns::saying(says, foundation.clone(), Chip::M4, None).unwrap();
+        let device = stand_ins.open(&Options::default()).unwrap();
+        run(&device).unwrap();
+        let kept = device.failures();
+        assert_eq!(kept.len(), n_kept, "{kept:?}");
+        assert!(kept.iter().all(|f| f.call == "modelAttributes" && f.text.contains("Described")), "{kept:?}");
+    }
 }
 
 #[test]
@@ -188,31 +208,38 @@ fn train(config: &Config, mut open: impl FnMut() -> Arc<dyn Device>) -> (Vec<u32
 #[test]
 fn tiny_is_the_software_engines_in_every_strategy_and_leaves_nothing() {
     let Some((foundation, _guard)) = foundation() else { return };
-    for (strategy, overlap, io) in [
-        (Strategy::Baked, true, ProgramIo::Fp16),
-        (Strategy::Baked, true, ProgramIo::AsWritten),
-        (Strategy::Baked, false, ProgramIo::Fp16),
-        (Strategy::Operand, false, ProgramIo::Fp16),
-        (Strategy::Operand, false, ProgramIo::AsWritten),
+    use ProgramInputs::{Packed, Separate};
+    for (n_steps, strategy, overlap, io, inputs, says) in [
+        (2000, Strategy::Baked, true, ProgramIo::Fp16, Separate, Says::Nothing),
+        (100, Strategy::Baked, true, ProgramIo::AsWritten, Separate, Says::Nothing),
+        (2000, Strategy::Baked, false, ProgramIo::Fp16, Separate, Says::Nothing),
+        (2000, Strategy::Operand, false, ProgramIo::Fp16, Separate, Says::Nothing),
+        (2000, Strategy::Operand, false, ProgramIo::Fp16, Packed, Says::Nothing),
+        (100, Strategy::Baked, true, ProgramIo::Fp16, Packed, Says::Unusual),
+        (100, Strategy::Operand, false, ProgramIo::Fp16, Separate, Says::Unusual),
+        (100, Strategy::Operand, false, ProgramIo::AsWritten, Separate, Says::Nothing),
+        (100, Strategy::Operand, false, ProgramIo::AsWritten, Packed, Says::Unusual),
     ] {
         let mut config = Config::preset("tiny").unwrap();
+        config.train.steps = n_steps;
         config.weights.strategy = strategy;
         config.weights.overlap = overlap;
         let (expected, _) = train(&config, || Arc::new(SoftDevice::new(Chip::M4, Default::default())));
         // Each process has classes of its own, as the real ones have budgets for each process.
         let mut processes = Vec::new();
         let (found, report) = train(&config, || {
-            let stand_ins = StandIns::new(foundation.clone(), Chip::M4, None).unwrap();
-            let device = stand_ins.open(&Options { io, ..Options::default() }).unwrap();
+            let stand_ins = StandIns::saying(says, foundation.clone(), Chip::M4, None).unwrap();
+            let device = stand_ins.open(&Options { io, inputs, ..Options::default() }).unwrap();
             processes.push(stand_ins);
             Arc::new(device)
         });
-        let what = format!("{strategy:?}, overlap {overlap}, {io:?}");
-        assert_eq!(found.len(), 2000, "{what}");
+
+        let what = format!("{strategy:?}, overlap {overlap}, {io:?}, {inputs:?}, {says:?}");
+        assert_eq!(found.len() as u64, n_steps, "{what}");
         assert!(found == expected, "{what}: losses differ");
         let n_compiles: usize = processes.iter().map(|p| p.counts().n_compiles).sum();
         assert_eq!(n_compiles as u64, report.stats.n_compiles, "{what}");
-        if overlap {
+        if overlap && n_steps == 2000 {
             assert_eq!((n_compiles, processes.len()), (420, 5), "{what}");
         }
         for process in &processes {
@@ -237,6 +264,85 @@ fn faults_while_training_are_recovered_from_and_counted() {
         assert!(found == expected, "{fault:?}: losses differ");
         assert_eq!(report.stats.n_retries, 1, "{fault:?}");
         assert_eq!(left(stand_ins.counts()), (0, 0, 0, 0), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_donor_patch_that_works_takes_the_place_of_compiles() {
+    let Some((foundation, _guard)) = foundation() else { return };
+    let mut config = Config::preset("tiny").unwrap();
+    config.weights.overlap = false;
+    let (expected, plain) = train(&config, || Arc::new(SoftDevice::new(Chip::M4, Default::default())));
+    let stand_ins = StandIns::new(foundation, Chip::M4, None).unwrap();
+    let options = Options { donor_patch: true, ..Options::default() };
+    let mut patched = None;
+    let (found, report) = train(&config, || {
+        let device = Arc::new(stand_ins.open(&options).unwrap());
+        assert_eq!((device.n_patches(), device.donor_refusal()), (1, None), "it was tried");
+        assert!(patched.replace(device.clone()).is_none(), "one process is enough");
+        device
+    });
+    let device = patched.unwrap();
+    assert!(found == expected, "losses differ");
+    // One compile of each of the two texts that the four layers have, and the one that was tried.
+    assert_eq!((report.stats.n_compiles, stand_ins.counts().n_compiles), (2, 3));
+    assert_eq!(device.n_patches() as u64, 1 + plain.stats.n_compiles - 2);
+    assert!(report.device.contains("new weights by donor patch"), "{}", report.device);
+    drop(device);
+    assert_eq!(left(stand_ins.counts()), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_donor_patch_that_does_nothing_is_found_out_and_not_used() {
+    let Some((foundation, _guard)) = foundation() else { return };
+    for (fault, at, word) in [
+        (Fault::PatchIgnored, 1, "numbers are wrong with weights 1"),
+        (Fault::PatchNo, 1, "`loadWithQoS:options:error:` said: a net that was not made here"),
+        // Found to work, and then not.
+        (Fault::PatchNo, 5, "`loadWithQoS:options:error:` said: a net that was not made here"),
+    ] {
+        let mut config = Config::preset("tiny").unwrap();
+        config.train.steps = 60;
+        config.weights.overlap = false;
+        let (expected, plain) = train(&config, || Arc::new(SoftDevice::new(Chip::M4, Default::default())));
+        let stand_ins = StandIns::new(foundation.clone(), Chip::M4, Some((fault, at))).unwrap();
+        let options = Options { donor_patch: true, ..Options::default() };
+        let (found, report) = train(&config, || Arc::new(stand_ins.open(&options).unwrap()));
+        assert!(found == expected, "{fault:?} {at}: losses differ");
+        assert!(report.device.contains("no donor patch as it was tried"), "{fault:?} {at}: {}", report.device);
+        assert!(report.device.contains(word), "{fault:?} {at}: {}", report.device);
+        if at == 1 {
+            assert_eq!(report.stats.n_compiles, plain.stats.n_compiles, "{fault:?}: every update is compiled");
+        }
+        assert_eq!(left(stand_ins.counts()), (0, 0, 0, 0), "{fault:?} {at}");
+    }
+}
+
+#[test]
+fn the_self_test_chooses_what_works() {
+    use ProgramInputs::{Packed, Separate};
+    let Some((foundation, _guard)) = foundation() else { return };
+    for (fault, inputs, donor_patch, failed) in [
+        (None, &[Separate, Packed][..], true, None),
+        (Some(Fault::EvaluateSeveralNo), &[Packed], true, Some(("inputs separate", "status=0x1d"))),
+        (Some(Fault::PatchIgnored), &[Separate, Packed], false, Some(("donor patch", "numbers are wrong"))),
+    ] {
+        let stand_ins = StandIns::new(foundation.clone(), Chip::M4, fault.map(|f| (f, 1))).unwrap();
+        let verdict = self_test::examine_ane_opened_by(&|options| stand_ins.open(options), &Options::default());
+        assert_eq!(verdict.strategies, [Strategy::Baked, Strategy::Operand], "{verdict:#?}");
+        assert_eq!((&verdict.inputs[..], verdict.donor_patch), (inputs, donor_patch), "{verdict:#?}");
+        let failures: Vec<_> = verdict.checks.iter().filter(|c| !c.passed).collect();
+        match failed {
+            None => assert_eq!(failures.len(), 0, "{verdict:#?}"),
+            Some((what, found)) => {
+                assert_eq!(failures.len(), 1, "{verdict:#?}");
+                assert!(failures[0].what.contains(what) && failures[0].found.contains(found), "{verdict:#?}");
+            }
+        }
+        let mut options = Options::default();
+        verdict.apply(&mut options);
+        assert_eq!((options.inputs, options.donor_patch), (inputs[0], false), "a patch is only for who asks");
+        assert_eq!(left(stand_ins.counts()), (0, 0, 0, 0));
     }
 }
 

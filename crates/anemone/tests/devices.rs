@@ -1,62 +1,36 @@
-//! What every device must do, tried on the software engine.
+//! The software engine as a device: the suite of all devices, its faults, and what it refuses.
 
-use anemone::device::{Device, Faults, SoftDevice};
-use anemone::mil::ir::{DType, TensorType, Version};
-use anemone::mil::{Builder, Chip, Interpreter, Limits, Tensor, ValidProgram, Weights, validate};
+mod support;
+
+use anemone::config::Strategy;
+use anemone::device::{Device, Faults, Kernel, SoftDevice, Usage};
+use anemone::mil::{Chip, Limits, ValidProgram, Weights};
+use anemone::{Result, Trainer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use support::suite;
 
 fn soft(chip: Chip, faults: &str) -> SoftDevice {
     SoftDevice::new(chip, faults.parse::<Faults>().unwrap())
 }
 
-/// `y = relu(x) + 1` on a vector.
-fn program(n: usize) -> ValidProgram {
-    let mut b = Builder::new(Version::V1_3);
-    let x = b.input("x", TensorType::new(DType::Fp16, &[1, n])).unwrap();
-    let r = b.relu(x).unwrap();
-    let one = b.constant(Tensor::float(DType::Fp16, &[], vec![1.0]));
-    let y = b.add(r, one).unwrap();
-    validate(b.finish(&[y]).unwrap(), &Limits::none()).unwrap()
-}
-
 #[test]
-fn a_kernel_computes_what_the_interpreter_does() {
-    let program = program(5);
-    let xs = [-2.0f32, -0.0, 0.25, 1.0, 1000.6];
-    let mut kernel = soft(Chip::M4, "").compile(&program, &Weights::new()).unwrap();
-    let (mut x, mut y) = (kernel.input_buffer(0).unwrap(), kernel.output_buffer(0).unwrap());
-    x.write(&xs).unwrap();
-    kernel.run(&[&*x], &mut [&mut *y]).unwrap();
-    let mut found = [0.0; 5];
-    y.read(&mut found).unwrap();
-    let input = Tensor::float(DType::Fp16, &[1, 5], xs.iter().map(|&x| x.into()).collect());
-    let expected = Interpreter::new(&program, &Weights::new()).unwrap().run(&[input]).unwrap();
-    let expected: Vec<f32> = expected[0].floats().unwrap().iter().map(|&x| x as f32).collect();
-    assert_eq!(found[..], expected[..]);
+fn the_device_suite() {
+    for chip in [Chip::M3, Chip::M4, Chip::M5] {
+        suite::run(&|| Box::new(soft(chip, "")), &suite::programs());
+    }
 }
 
 #[test]
 fn compiles_and_live_programs_are_counted_and_limited() {
     let device = soft(Chip::M4, "");
-    let program = program(2);
-    let mut kept = Vec::new();
-    for i in 0..119 {
-        assert_eq!(device.usage().n_compiles, i);
-        kept.push(device.compile(&program, &Weights::new()).unwrap());
-    }
-    assert_eq!(device.usage().n_live, 119);
-    let e = device.compile(&program, &Weights::new()).err().unwrap();
-    assert!(e.is_budget(), "{e:?}");
-    drop(kept);
-    assert_eq!(device.usage().n_live, 0);
-    assert!(
-        device.compile(&program, &Weights::new()).err().unwrap().is_budget(),
-        "places are free again, compiles are not"
-    );
+    let (max_compiles, max_live) = (device.limits().max_compiles(), device.limits().max_live_programs());
+    suite::keeps_budgets(&device, &suite::two_outputs(2), max_compiles.unwrap(), max_live.unwrap());
 }
 
 #[test]
 fn faults_come_out_as_device_errors_at_their_call() {
-    let program = program(2);
+    let program = suite::two_outputs(2).program;
     for (faults, stage) in [("compile@2", "compile"), ("load@2", "load")] {
         let device = soft(Chip::M4, faults);
         let _first = device.compile(&program, &Weights::new()).unwrap();
@@ -66,11 +40,12 @@ fn faults_come_out_as_device_errors_at_their_call() {
     }
     let device = soft(Chip::M4, "evaluate@2");
     let mut kernel = device.compile(&program, &Weights::new()).unwrap();
-    let (mut x, mut y) = (kernel.input_buffer(0).unwrap(), kernel.output_buffer(0).unwrap());
-    x.write(&[1.0, 2.0]).unwrap();
-    kernel.run(&[&*x], &mut [&mut *y]).unwrap();
-    assert!(kernel.run(&[&*x], &mut [&mut *y]).unwrap_err().is_device());
-    kernel.run(&[&*x], &mut [&mut *y]).unwrap();
+    let x = kernel.input_buffer(0).unwrap();
+    let (mut z, mut y) = (kernel.output_buffer(0).unwrap(), kernel.output_buffer(1).unwrap());
+    let mut run = || kernel.run(&[&*x], &mut [&mut *z, &mut *y]);
+    run().unwrap();
+    assert!(run().unwrap_err().is_device());
+    run().unwrap();
 }
 
 #[test]
@@ -86,32 +61,51 @@ fn text_that_is_wrong_or_refused_is_told_apart() {
     assert!(refused.is_refused() && refused.to_string().contains("fp32"), "{refused:?}");
 }
 
-#[test]
-fn buffers_that_do_not_fit_are_refused() {
-    let device = soft(Chip::M4, "");
-    let mut kernel = device.compile(&program(2), &Weights::new()).unwrap();
-    let other = device.compile(&program(3), &Weights::new()).unwrap();
-    let (x, mut y) = (other.input_buffer(0).unwrap(), kernel.output_buffer(0).unwrap());
-    assert!(kernel.run(&[&*x], &mut [&mut *y]).unwrap_err().is_config());
-    assert!(kernel.run(&[], &mut [&mut *y]).unwrap_err().is_config());
-    let mut x = kernel.input_buffer(0).unwrap();
-    assert!(x.write(&[1.0]).is_err() && kernel.input_buffer(1).is_err());
+/// A device that tells what it uses: a joule more whenever it is asked.
+struct Metered(SoftDevice, AtomicU32);
+
+impl Device for Metered {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    fn limits(&self) -> &Limits {
+        self.0.limits()
+    }
+
+    fn compile(&self, program: &ValidProgram, weights: &Weights) -> Result<Box<dyn Kernel>> {
+        self.0.compile(program, weights)
+    }
+
+    fn usage(&self) -> Usage {
+        self.0.usage()
+    }
+
+    fn engine_energy_j(&self) -> Option<f64> {
+        Some(self.1.fetch_add(1, Ordering::Relaxed).into())
+    }
 }
 
 #[test]
-fn a_kernel_sees_what_was_written_last() {
-    let mut kernel = soft(Chip::M4, "").compile(&program(1), &Weights::new()).unwrap();
-    let (mut a, mut b) = (kernel.input_buffer(0).unwrap(), kernel.input_buffer(0).unwrap());
-    let mut y = kernel.output_buffer(0).unwrap();
-    let mut result = |x: &dyn anemone::device::Buffer| {
-        kernel.run(&[x], &mut [&mut *y]).unwrap();
-        let mut found = [0.0];
-        y.read(&mut found).unwrap();
-        found[0]
-    };
-    a.write(&[1.0]).unwrap();
-    b.write(&[5.0]).unwrap();
-    assert_eq!([result(&*a), result(&*a), result(&*b), result(&*a)], [2.0, 2.0, 6.0, 2.0]);
-    a.write(&[7.0]).unwrap();
-    assert_eq!(result(&*a), 8.0);
+fn energy_is_counted_over_processes_and_only_where_it_was_used() {
+    let config = support::small(4, (Strategy::Operand, false));
+    let metered = || Arc::new(Metered(soft(Chip::M4, ""), AtomicU32::new(5)));
+    let mut trainer = Trainer::new(&config, metered()).unwrap();
+    // The device is asked when the trainer is made, and for each report.
+    assert_eq!(trainer.report().unwrap().stats.engine_energy_j, Some(1.0));
+    let report = trainer.report().unwrap();
+    assert_eq!(report.stats.engine_energy_j, Some(2.0));
+    assert!(report.to_string().contains("Neural Engine's energy       2.000 J"), "{report}");
+    let checkpoint = trainer.checkpoint().unwrap();
+
+    let mut resumed = Trainer::new(&config, metered()).unwrap();
+    resumed.resume(&checkpoint).unwrap();
+    assert_eq!(resumed.report().unwrap().stats.engine_energy_j, Some(4.0), "three before, and one");
+
+    let mut elsewhere = Trainer::new(&config, Arc::new(soft(Chip::M4, ""))).unwrap();
+    elsewhere.resume(&checkpoint).unwrap();
+    let report = elsewhere.report().unwrap();
+    let json = serde_json::to_string(&report).unwrap();
+    assert!(report.stats.engine_energy_j.is_none() && !json.contains("energy"), "{json}");
+    assert!(!report.to_string().contains("Neural Engine"), "{report}");
 }

@@ -3,7 +3,7 @@
 
 mod support;
 
-use anemone::config::{Config, Io, Strategy};
+use anemone::config::{Config, Io, Place, PlanConfig, Strategy};
 use anemone::data::{Data, IGNORE, Part};
 use anemone::mil::builder::Value;
 use anemone::mil::grad::{Seed, gradient};
@@ -370,21 +370,11 @@ fn every_case_of_the_fixture_is_compared() {
 }
 
 /// Gradients as one step of plain descent shows them; linear layers run on the device in fp16.
-fn goes_along_on_the_device(
-    case: &Case,
-    (strategy, io, loss_scale): (Strategy, Io, f32),
-    fixture: &BTreeMap<String, Vec<f64>>,
-) {
-    let mut config = Config::default();
-    config.train.lr = 1.0;
-    config.train.steps = 1;
-    config.train.loss_scale = loss_scale.into();
-    config.weights.strategy = strategy;
-    config.weights.io = io;
+fn goes_along_on_the_device(case: &Case, config: &Config, fixture: &BTreeMap<String, Vec<f64>>) {
     let built = Graph::build(&*case.model, case.x.clone(), case.target.clone()).unwrap();
     let specs: Vec<ParamSpec> = built.params.into_iter().map(|(spec, _)| spec).collect();
     let data = Box::new(Batch { types: [case.x.clone(), case.target.clone()], values: case.batch() });
-    let mut trainer = Trainer::with_model(&config, &*case.model, data, support::open(&config)).unwrap();
+    let mut trainer = Trainer::with_model(config, &*case.model, data, support::open(config)).unwrap();
     let mut checkpoint = trainer.checkpoint().unwrap();
     for (tensor, spec) in checkpoint.tensors.iter_mut().zip(&specs) {
         assert_eq!(tensor.name, spec.name);
@@ -397,28 +387,54 @@ fn goes_along_on_the_device(
     assert!(step.compiles > 0 || !is_model, "{}: nothing ran on the device", case.name);
     let (found, expected) = (f64::from(step.loss), fixture[&format!("{}/loss", case.name)][0]);
     assert!((found / expected - 1.0).abs() < 2e-3, "{}: loss {found}, expected {expected}", case.name);
-    let names = names(case, &specs, fixture);
-    let trained = checkpoint.tensors.iter().zip(trainer.weights()).zip(&specs).filter(|(_, s)| s.trainable);
-    for (((before, after), _), name) in trained.zip(&names) {
+    let mut names = names(case, &specs, fixture).into_iter();
+    for ((before, after), spec) in checkpoint.tensors.iter().zip(trainer.weights()).zip(&specs) {
+        if !spec.trainable {
+            assert_eq!(before.data, after.data, "{}/{} is frozen", case.name, spec.name);
+            continue;
+        }
+        let name = names.next().unwrap();
         let found: Vec<f64> = before.data.iter().zip(&after.data).map(|(b, a)| f64::from(b - a)).collect();
-        let (angle, distance) = deviation(&found, &fixture[name]);
+        let (angle, distance) = deviation(&found, &fixture[&name]);
         assert!(angle < 1e-3 && distance < 0.05, "{name}: 1 - cosine {angle}, distance {distance}");
     }
+}
+
+fn one_step(strategy: Strategy, io: Io, loss_scale: f32) -> Config {
+    let mut config = Config::default();
+    config.train.lr = 1.0;
+    config.train.steps = 1;
+    config.train.loss_scale = loss_scale.into();
+    config.weights.strategy = strategy;
+    config.weights.io = io;
+    config
 }
 
 #[test]
 fn a_step_on_the_device_goes_along_the_gradients_that_jax_computes() {
     let fixture = fixture();
-    for way in [
-        (Strategy::Operand, Io::Fp16, 1.0),
-        (Strategy::Operand, Io::Fp32, 256.0),
-        (Strategy::Baked, Io::Fp16, 1024.0),
-        (Strategy::Baked, Io::Fp32, 1.0),
+    for config in [
+        one_step(Strategy::Operand, Io::Fp16, 1.0),
+        one_step(Strategy::Operand, Io::Fp32, 256.0),
+        one_step(Strategy::Baked, Io::Fp32, 1.0),
     ] {
-        goes_along_on_the_device(&mlp(), way, &fixture);
+        goes_along_on_the_device(&mlp(), &config, &fixture);
     }
-    for case in layers().into_iter().chain(models()) {
-        goes_along_on_the_device(&case, (Strategy::Baked, Io::Fp16, 1024.0), &fixture);
-        goes_along_on_the_device(&case, (Strategy::Operand, Io::Fp16, 1024.0), &fixture);
+    for case in layers().iter().chain(&models()) {
+        for strategy in [Strategy::Baked, Strategy::Operand] {
+            goes_along_on_the_device(case, &one_step(strategy, Io::Fp16, 1024.0), &fixture);
+        }
+    }
+}
+
+#[test]
+fn so_it_does_with_gradients_of_weights_on_the_device_and_activations_computed_again() {
+    let fixture = fixture();
+    let config = one_step(Strategy::Operand, Io::Fp16, 1024.0);
+    for case in &models() {
+        let plan = PlanConfig { weight_gradients: Place::Device, recompute: false };
+        goes_along_on_the_device(case, &Config { plan, ..config.clone() }, &fixture);
+        let plan = PlanConfig { weight_gradients: Place::Host, recompute: true };
+        goes_along_on_the_device(case, &Config { plan, ..config.clone() }, &fixture);
     }
 }

@@ -68,6 +68,7 @@ fn errors_name_the_layer_and_the_shapes() {
         (error(runs(), conv(Conv2d { padding: 0, ..Conv2d::same(6, 3) })), "conv1", "[2, 8, 1, 4]"),
         (error(flat(), |g, x| nn::pool(g, "pool1", x, &Pool::default())), "pool1", "[2, 8]"),
         (error(runs(), |g, x| nn::pool(g, "pool1", x, &Pool::default())), "pool1", "[2, 8, 1, 4]"),
+        (error(runs(), |g, x| nn::pool(g, "pool1", x, &Pool { kernel: 0, ..Pool::default() })), "pool1", "0"),
         (error(flat(), |g, x| nn::global_pool(g, "pool", x, PoolKind::Max)), "pool", "[2, 8]"),
         (error(runs(), |g, x| Ok(nn::embedding(g, "wte", x, 5, 4, INIT)?.0)), "wte", "fp32 [2, 8, 1, 4]"),
         (error(ints(&[2, 8]), |g, x| Ok(nn::embedding(g, "wte", x, 0, 4, INIT)?.0)), "wte", "0 tokens"),

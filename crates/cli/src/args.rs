@@ -117,6 +117,11 @@ pub(crate) struct Train {
     #[arg(long, value_parser = strategy())]
     pub(crate) weights: Option<Strategy>,
 
+    /// With baked weights on the Neural Engine: put new weights beside what a compile has left, instead of compiling,
+    /// if the device finds that this works [config: device.donor_patch]
+    #[arg(long)]
+    pub(crate) donor_patch: bool,
+
     /// With baked weights: compile in the background while training goes on [config: weights.overlap]
     #[arg(long, overrides_with = "no_overlap")]
     pub(crate) overlap: bool,

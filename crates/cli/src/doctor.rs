@@ -4,6 +4,7 @@ use crate::engine::{self, Cached, Machine};
 use crate::{Outcome, args};
 use anemone::config::Strategy;
 use anemone::device::Options;
+use anemone::device::apple::ProgramInputs;
 use anemone::device::self_test::{self, Verdict};
 use serde::Serialize;
 use std::io::Write;
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &args::Doctor, out: &mut dyn Write) -> anyhow::Result<Ou
 
 fn print(findings: &Findings, out: &mut dyn Write) -> anyhow::Result<()> {
     let m = &findings.machine;
-    writeln!(out, "anemone {}, {}, system {} (build {})", m.anemone, m.chip, m.os_version, m.os_build)?;
+    writeln!(out, "anemone {}, {m}", m.anemone)?;
     let title = if findings.stand_ins { "Stand-ins for the Neural Engine's classes" } else { "Neural Engine" };
     print_verdict(title, &findings.neural_engine, out)?;
     print_verdict("Software engine", &findings.software_engine, out)?;
@@ -80,6 +81,13 @@ fn print_verdict(title: &str, verdict: &Verdict, out: &mut dyn Write) -> anyhow:
             })
             .collect();
         writeln!(out, "  weights can be {}", names.join(", "))?;
+    }
+    if let Some(inputs) = verdict.inputs.first() {
+        let how = match inputs {
+            ProgramInputs::Separate => "in surfaces of their own",
+            ProgramInputs::Packed => "packed into one, as separate ones do not work here",
+        };
+        writeln!(out, "  programs with several inputs get them {how}")?;
     }
     if !verdict.failures.is_empty() {
         writeln!(out, "  what the system said about refusals:")?;

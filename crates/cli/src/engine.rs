@@ -6,6 +6,7 @@ use anemone::device::{Options, Select, apple};
 use anemone_mil::Chip;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -57,6 +58,15 @@ impl Machine {
     }
 }
 
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match cfg!(target_os = "macos") {
+            true => write!(f, "{}, macOS {} (build {})", self.chip, self.os_version, self.os_build),
+            false => write!(f, "{}, {}", self.chip, self.os_version),
+        }
+    }
+}
+
 fn ask(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok().filter(|o| o.status.success())?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_string();
@@ -97,7 +107,7 @@ pub(crate) fn apple_options(chip: Chip) -> apple::Options {
 /// Options to open the configured device with, and for `auto` why it is that one.
 pub(crate) fn options(config: &DeviceConfig) -> anyhow::Result<(Options, Option<String>)> {
     let mut options = config.options()?;
-    options.apple = apple_options(options.chip);
+    options.apple = apple::Options { donor_patch: config.donor_patch, ..apple_options(options.chip) };
     let machine = Machine::this();
     let verdict = cached_verdict(&machine);
     if options.select != Select::Soft

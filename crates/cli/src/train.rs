@@ -1,7 +1,7 @@
 //! `anemone train`: trains a preset or a configuration in a run folder, and replaces its own process by a new one
 //! when the device's budget of compiles is spent.
 
-use crate::engine;
+use crate::engine::{self, Machine};
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir};
 use crate::{Outcome, args};
@@ -12,7 +12,7 @@ use anemone::metrics::MetricsLog;
 use anemone::report::Validation;
 use anemone::train::Event;
 use anemone::weights_file::save_safetensors;
-use anemone::{Trainer, device};
+use anemone::{Report, Trainer, device};
 use anyhow::{Context, anyhow, bail};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -130,6 +130,12 @@ fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result
     }
     if let Some(chip) = args.chip {
         config.device.chip = chip.as_str().into();
+    }
+    if args.donor_patch {
+        config.device.donor_patch = true;
+    }
+    if config.device.donor_patch && config.weights.strategy == Strategy::Operand {
+        bail!("the donor patch is for `--weights baked`: operand weights need no compiles that it could replace");
     }
     config.check()?;
     Ok(config)
@@ -271,7 +277,7 @@ impl Run {
 
     /// Leaves weights and report, and prints it.
     fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-        let report = self.trainer.report()?;
+        let report = Report { machine: Some(Machine::this().to_string()), ..self.trainer.report()? };
         if let Some(validation) = report.validation.as_ref().filter(|v| v.best) {
             self.save_best(validation)?;
         }

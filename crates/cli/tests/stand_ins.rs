@@ -12,7 +12,7 @@ fn train(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
     // The names under which GNUstep looks for the folder for temporary files.
     let temporary = folder.parent().unwrap();
     command.env("TMPDIR", temporary).env("TMP", temporary).env("TEMP", temporary);
-    command.env("ANE_STANDIN_STATS", "1").envs(env.iter().copied());
+    command.env("ANE_STANDIN_STATS", "1").env("ANE_STANDIN_LIMIT", "119").envs(env.iter().copied());
     command.output().unwrap()
 }
 
@@ -72,6 +72,7 @@ fn tiny_comes_out_as_on_the_software_engine_bit_for_bit() {
         let report = report(&found);
         let said = report["device"].as_str().unwrap();
         assert!(said.starts_with("stand-in classes") && said.contains(device), "{said}");
+        assert!(report["machine"].is_string() && report["stats"].get("engine_energy_j").is_none(), "{report}");
         assert!(losses(&found) == expected, "{name}: losses differ");
         assert_eq!(report["stats"]["n_compiles"], 420, "{name}");
         assert_eq!(report["stats"]["restarted_at"].as_array().unwrap().len(), 4, "{name}");
@@ -100,6 +101,25 @@ fn compiles_that_are_refused_lead_to_a_restart_and_no_wrong_numbers() {
 }
 
 #[test]
+fn a_donor_patch_that_does_not_work_is_reported_and_changes_nothing() {
+    if !stand_ins() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let [soft, found, wrong] = ["soft", "found", "wrong"].map(|name| folder.path().join(name));
+    let args = ["tiny", "--no-overlap", "--steps", "100"];
+    assert!(train(&soft, &[&args[..], &["--device", "soft"]].concat(), &[]).status.success());
+    let output = train(&found, &[&args[..], &["--device", "ane", "--donor-patch"]].concat(), &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(losses(&found) == losses(&soft));
+    let report = report(&found);
+    assert!(report["device"].as_str().unwrap().contains("no donor patch as it was tried"), "{report}");
+    let output = train(&wrong, &[&args[..], &["--device", "soft", "--donor-patch"]].concat(), &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("the donor patch is for the Neural Engine"), "{text}");
+}
+
+#[test]
 fn the_doctor_says_what_works() {
     if !stand_ins() {
         return;
@@ -114,4 +134,5 @@ fn the_doctor_says_what_works() {
     assert_eq!(verdict["form"]["fp32_io"], true);
     // They compute no matrix product of two inputs.
     assert_eq!(verdict["strategies"], serde_json::json!(["baked"]));
+    assert_eq!((&verdict["inputs"], &verdict["donor_patch"]), (&serde_json::json!([]), &false.into()));
 }

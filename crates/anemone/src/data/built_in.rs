@@ -4,8 +4,8 @@ use super::array::{built_in, built_in_text};
 use super::{Array, Pairs};
 use crate::error::Result;
 
-/// 1797 handwritten digits: inputs `[1797, 8, 8]` from 0 to 16, targets `[1797]` the classes 0 to 9, in the order of
-/// their writers.
+/// 1797 handwritten digits: inputs `[1797, 8, 8]` from 0 to 16, targets `[1797]` the classes 0 to 9. Neighbours
+/// are alike.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! Examples: an input and a target each, in arrays.
 
 use super::order::Order;
-use super::{Array, Data, IGNORE, Layout, MAX_CLASSES, Part, check_batch, n_held};
+use super::{Array, Data, IGNORE, Layout, MAX_CLASSES, Part, check_batch, check_size, n_held};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType};
 use serde::{Deserialize, Serialize};
@@ -89,32 +89,24 @@ impl Examples {
     /// If sizes do not fit, a part is empty, a number is not finite or a target is no class.
     pub fn new(pairs: Pairs, held: Held, options: &ExamplesOptions) -> Result<Examples> {
         let shape = example_shape(&pairs.inputs, options)?;
-        let Pairs { inputs, targets } = &pairs;
-        let (n, target_size) = (inputs.n_rows(), targets.row_size());
         check_pairs(&pairs, options)?;
-        let mut all = pairs.clone();
+        let Pairs { mut inputs, mut targets } = pairs;
+        let (n, target_size) = (inputs.n_rows(), targets.row_size());
         let (train, validation) = match held {
             Held::Fraction(fraction, split) => split_rows(n, fraction, split),
             Held::Separate(other) => {
                 check_pairs(&other, options)?;
-                for (ours, theirs) in [(inputs, &other.inputs), (targets, &other.targets)] {
-                    if ours.row_size() != theirs.row_size() {
-                        let (found, expected) = (theirs.row_size(), ours.row_size());
-                        let what = format!("{found} numbers a row, expected {expected} as in `{}`", ours.name);
-                        return Err(theirs.wrong(what));
-                    }
-                }
-                let rows = 0..(n + other.inputs.n_rows()) as u32;
-                all.inputs.values.extend(other.inputs.values);
-                all.targets.values.extend(other.targets.values);
-                let (train, validation) = (rows.start..n as u32, n as u32..rows.end);
-                (train.collect(), validation.collect())
+                let all = u32::try_from(n + other.inputs.n_rows())
+                    .map_err(|_| other.inputs.wrong(format!("too many examples, expected {} in all", u32::MAX)))?;
+                append(&mut inputs, other.inputs)?;
+                append(&mut targets, other.targets)?;
+                ((0..n as u32).collect(), (n as u32..all).collect())
             }
         };
         let (input_size, batch) = (inputs.row_size(), options.batch);
-        if batch == 0 || train.is_empty() {
-            let what = format!("{} training examples in batches of {batch}, expected 1 or more", train.len());
-            return Err(inputs.wrong(what));
+        check_size(batch, input_size.max(target_size))?;
+        if train.is_empty() {
+            return Err(inputs.wrong("no examples are left to train on"));
         }
         if options.n_classes.is_none() && !validation.is_empty() && validation.len() < batch {
             let what = format!("{} validation examples, expected a whole batch of {batch}", validation.len());
@@ -130,7 +122,7 @@ impl Examples {
             Some(_) => TensorType::new(DType::Int32, &[batch, 1]),
             None => TensorType::new(DType::Fp32, &[1, target_size, 1, batch]),
         };
-        let mut values = all.inputs.values;
+        let mut values = inputs.values;
         if options.standardize {
             let pixels = if columns { 1 } else { shape[1] * shape[2] };
             standardize(&mut values, input_size, pixels, &train);
@@ -142,7 +134,7 @@ impl Examples {
             target,
             n_classes: options.n_classes,
             inputs: values,
-            targets: all.targets.values,
+            targets: targets.values,
             input_size,
             target_size,
             columns,
@@ -283,6 +275,23 @@ fn check_pairs(pairs: &Pairs, options: &ExamplesOptions) -> Result<()> {
     }
 }
 
+/// Adds other rows, of the same numbers.
+fn append(ours: &mut Array, theirs: Array) -> Result<()> {
+    let (found, expected) = (theirs.row_size(), ours.row_size());
+    if found != expected {
+        let what = format!("{found} numbers a row, expected {expected} as in `{}`", ours.name);
+        return Err(theirs.wrong(what));
+    }
+    if let (Some(found), Some(expected)) = (&theirs.columns, &ours.columns)
+        && found != expected
+    {
+        let [found, expected] = [found, expected].map(|names| names.join(", "));
+        return Err(theirs.wrong(format!("the columns {found}, expected {expected} as in `{}`", ours.name)));
+    }
+    ours.values.extend(theirs.values);
+    Ok(())
+}
+
 fn split_rows(n: usize, fraction: f64, split: Split) -> (Vec<u32>, Vec<u32>) {
     let mut rows: Vec<u32> = (0..n as u32).collect();
     if split == Split::Scattered {
@@ -294,18 +303,23 @@ fn split_rows(n: usize, fraction: f64, split: Split) -> (Vec<u32>, Vec<u32>) {
 
 /// Shifts and scales each run of `pixels` numbers in an example of `size` by its mean and deviation over `train`.
 fn standardize(values: &mut [f32], size: usize, pixels: usize, train: &[u32]) {
-    for first in (0..size).step_by(pixels) {
-        let of_row = |row: usize| row * size + first..row * size + first + pixels;
-        let mean_of = |f: &dyn Fn(f64) -> f64| {
-            let sum = |row: &u32| values[of_row(*row as usize)].iter().map(|&x| f(f64::from(x))).sum::<f64>();
-            train.iter().map(sum).sum::<f64>() / (train.len() * pixels) as f64
-        };
-        let mean = mean_of(&|x| x);
-        let deviation = mean_of(&|x| (x - mean).powi(2)).sqrt();
-        let factor = if deviation > 0.0 { 1.0 / deviation } else { 0.0 };
-        for row in 0..values.len() / size {
-            values[of_row(row)].iter_mut().for_each(|x| *x = ((f64::from(*x) - mean) * factor) as f32);
+    let mean_of = |f: &dyn Fn(usize, f64) -> f64| {
+        let mut means = vec![0.0; size / pixels];
+        for &row in train {
+            let example = &values[row as usize * size..][..size];
+            for (run, (mean, run_values)) in means.iter_mut().zip(example.chunks_exact(pixels)).enumerate() {
+                *mean += run_values.iter().map(|&x| f(run, f64::from(x))).sum::<f64>();
+            }
         }
+        means.iter_mut().for_each(|mean| *mean /= (train.len() * pixels) as f64);
+        means
+    };
+    let means = mean_of(&|_, x| x);
+    let variances = mean_of(&|run, x| (x - means[run]).powi(2));
+    for (i, run) in values.chunks_exact_mut(pixels).enumerate() {
+        let (mean, variance) = (means[i % means.len()], variances[i % means.len()]);
+        let factor = if variance > 0.0 { 1.0 / variance.sqrt() } else { 0.0 };
+        run.iter_mut().for_each(|x| *x = ((f64::from(*x) - mean) * factor) as f32);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Streams of tokens: the target of each is the next.
 
 use super::order::Order;
-use super::{Data, IGNORE, Part, Tokenizer, Tokens, check_batch, n_held};
+use super::{Data, IGNORE, Part, Tokenizer, Tokens, check_batch, check_size, n_held};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType};
 use std::ops::Range;
@@ -52,11 +52,7 @@ impl Stream {
         options: &StreamOptions,
     ) -> Result<Stream> {
         let StreamOptions { batch, length, .. } = *options;
-        if batch == 0 || length == 0 {
-            return Err(Error::config(format!(
-                "{batch} windows of {length} tokens in a batch, expected 1 or more"
-            )));
-        }
+        check_size(batch, length)?;
         let n = tokens.n_tokens();
         let (train, held) = match &validation {
             Some(other) => (0..n, 0..other.n_tokens()),

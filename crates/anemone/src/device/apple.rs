@@ -6,10 +6,20 @@
 
 #[cfg(not(any(target_os = "macos", feature = "gnustep")))]
 mod absent;
+#[cfg_attr(not(any(target_os = "macos", feature = "gnustep")), allow(dead_code))]
+mod backoff;
+#[cfg_attr(not(any(target_os = "macos", feature = "gnustep")), allow(dead_code))]
+mod donor;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
 mod driver;
 #[cfg(any(target_os = "macos", feature = "gnustep"))]
+mod energy;
+#[cfg_attr(not(any(target_os = "macos", feature = "gnustep")), allow(dead_code))]
 mod folder;
+#[cfg(any(target_os = "macos", feature = "gnustep"))]
+mod kernel;
+#[cfg_attr(not(any(target_os = "macos", feature = "gnustep")), allow(dead_code))]
+mod layout;
 pub mod program;
 #[cfg(all(feature = "stand-ins", any(target_os = "macos", feature = "gnustep")))]
 pub mod stand_in;
@@ -27,6 +37,7 @@ pub use driver::AppleDevice;
 
 use anemone_mil::Chip;
 use anemone_mil::ir::Version;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -39,6 +50,12 @@ pub struct Options {
     pub version: Option<Version>,
     /// What becomes of programs with fp32 inputs and outputs.
     pub io: ProgramIo,
+    /// How programs with several inputs get them.
+    pub inputs: ProgramInputs,
+    /// Whether a program that was compiled before gets new weights by the donor patch instead of a compile. The
+    /// device tries it on a known answer when it is opened; where that comes out wrong it goes on compiling, and its
+    /// name says so.
+    pub donor_patch: bool,
     /// Whether a last axis that is no multiple of 32 elements is padded, and the program refused if it cannot be.
     /// Without padding, rows lie densely, as the field's first such programs have them.
     pub pad: bool,
@@ -61,6 +78,8 @@ impl Default for Options {
             chip: Chip::M4,
             version: None,
             io: ProgramIo::Fp16,
+            inputs: ProgramInputs::Separate,
+            donor_patch: false,
             pad: true,
             min_surface_bytes: 48 * 1024,
             stand_ins: None,
@@ -93,6 +112,17 @@ pub enum ProgramIo {
     Fp16,
     /// They stay, if the engine takes that; else as `Fp16`, which the device's name then says.
     AsWritten,
+}
+
+/// How programs with several inputs get them, such as weights beside activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProgramInputs {
+    /// Each in a surface of its own, all of one size.
+    #[default]
+    Separate,
+    /// Side by side in the columns of one, which the program takes apart.
+    Packed,
 }
 
 /// What a call has said about its failure.

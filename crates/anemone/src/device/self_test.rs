@@ -1,7 +1,7 @@
 //! What a device can do, found out by letting it: programs with known answers, then short runs of training held
 //! against the software engine.
 
-use super::apple::{self, AppleDevice, ProgramIo};
+use super::apple::{self, AppleDevice, ProgramInputs, ProgramIo};
 use super::{Device, Faults, SoftDevice};
 use crate::config::{Config, Io, Strategy};
 use crate::error::{Error, Result};
@@ -34,6 +34,12 @@ pub struct Verdict {
     pub form: Option<Form>,
     /// The strategies in which training came out as on the software engine.
     pub strategies: Vec<Strategy>,
+    /// With weights as an operand: how programs may get their inputs for that, the best first.
+    #[serde(default)]
+    pub inputs: Vec<ProgramInputs>,
+    /// Whether a compiled program takes new weights by the donor patch.
+    #[serde(default)]
+    pub donor_patch: bool,
     /// What calls of the system have said about their failures, those included that led to another form.
     pub failures: Vec<String>,
 }
@@ -69,6 +75,9 @@ impl Verdict {
         if let Some(form) = self.form {
             options.version = Some(if form.is_1_3 { Version::V1_3 } else { Version::V1_0 });
         }
+        if let Some(&inputs) = self.inputs.first() {
+            options.inputs = inputs;
+        }
     }
 
     fn note(&mut self, what: impl Into<String>, result: Result<String>) -> bool {
@@ -80,10 +89,18 @@ impl Verdict {
 }
 
 /// Tries the Neural Engine: classes and methods, versions of the language and types of inputs and outputs on a
-/// known answer, then training in each strategy with the first form that worked.
+/// known answer, then training in each strategy with the first form that worked, then the donor patch.
 pub fn examine_ane(options: &apple::Options) -> Verdict {
+    examine_ane_opened_by(&AppleDevice::open, options)
+}
+
+/// The same for a device that is opened in another way, as stand-ins are.
+pub fn examine_ane_opened_by(
+    open: &dyn Fn(&apple::Options) -> Result<AppleDevice>,
+    options: &apple::Options,
+) -> Verdict {
     let mut verdict = Verdict::default();
-    let opened = AppleDevice::open(options);
+    let opened = open(options);
     let classes = opened.as_ref().map(AppleDevice::name).map_err(|e| Error::unavailable(e.to_string()));
     if !verdict.note("classes and methods are those expected", classes) {
         return verdict;
@@ -97,7 +114,7 @@ pub fn examine_ane(options: &apple::Options) -> Verdict {
         let io_form = if io == Io::Fp32 { ProgramIo::AsWritten } else { ProgramIo::Fp16 };
         let own = apple::Options { version: Some(version), io: io_form, ..options.clone() };
         let what = format!("a linear layer as program({}) with {io:?} inputs and outputs", version.as_str());
-        let device = match AppleDevice::open(&own) {
+        let device = match open(&own) {
             Ok(device) => device,
             Err(e) => {
                 verdict.note(what, Err(e));
@@ -123,7 +140,34 @@ pub fn examine_ane(options: &apple::Options) -> Verdict {
     }
     let mut own = options.clone();
     verdict.apply(&mut own);
-    examine_training(&mut verdict, &|| Ok(Arc::new(AppleDevice::open(&own)?)));
+    let trains = |verdict: &mut Verdict, strategy, inputs, how: &str| {
+        let device = match open(&apple::Options { inputs, ..own.clone() }) {
+            Ok(device) => Arc::new(device),
+            Err(e) => return verdict.note(training(strategy, how), Err(e)),
+        };
+        let passed = verdict.note(training(strategy, how), train(device.clone(), strategy));
+        verdict.failures.extend(device.failures().iter().map(ToString::to_string));
+        passed
+    };
+    if trains(&mut verdict, Strategy::Baked, ProgramInputs::Separate, "") {
+        verdict.strategies.push(Strategy::Baked);
+    }
+    for (inputs, how) in
+        [(ProgramInputs::Separate, ", inputs separate"), (ProgramInputs::Packed, ", inputs packed")]
+    {
+        if trains(&mut verdict, Strategy::Operand, inputs, how) {
+            verdict.inputs.push(inputs);
+        }
+    }
+    if !verdict.inputs.is_empty() {
+        verdict.strategies.push(Strategy::Operand);
+    }
+    let patched =
+        open(&apple::Options { donor_patch: true, ..own }).and_then(|device| match device.donor_refusal() {
+            Some(why) => Err(Error::device(why)),
+            None => Ok("a layer with other weights and no compile: all numbers right".into()),
+        });
+    verdict.donor_patch = verdict.note("new weights by donor patch", patched);
     verdict
 }
 
@@ -133,24 +177,24 @@ pub fn examine_soft(options: &super::Options) -> Verdict {
     let device = SoftDevice::new(options.chip, Faults::default());
     if verdict.note("a linear layer", linear_layer(&device, Io::Fp16)) {
         verdict.form = Some(Form { is_1_3: true, fp32_io: false });
-        let chip = options.chip;
-        examine_training(&mut verdict, &|| Ok(Arc::new(SoftDevice::new(chip, Faults::default()))));
+        for strategy in [Strategy::Baked, Strategy::Operand] {
+            let device = Arc::new(SoftDevice::new(options.chip, Faults::default()));
+            if verdict.note(training(strategy, ""), train(device, strategy)) {
+                verdict.strategies.push(strategy);
+            }
+        }
     }
     verdict
 }
 
-fn examine_training(verdict: &mut Verdict, open: &dyn Fn() -> Result<Arc<dyn Device>>) {
-    for strategy in [Strategy::Baked, Strategy::Operand] {
-        let what = format!("{N_STEPS} steps of training, weights {strategy:?}").to_lowercase();
-        if verdict.note(what, open().and_then(|device| train(device, strategy))) {
-            verdict.strategies.push(strategy);
-        }
-    }
+/// What training in a strategy is called.
+fn training(strategy: Strategy, how: &str) -> String {
+    format!("{N_STEPS} steps of training, weights {strategy:?}{how}").to_lowercase()
 }
 
 /// A layer whose numbers are exact in any order of summation, with two sets of weights one after the other, so that
 /// a device that keeps the old ones is found out.
-fn linear_layer(device: &dyn Device, io: Io) -> Result<String> {
+pub(crate) fn linear_layer(device: &dyn Device, io: Io) -> Result<String> {
     let [n_in, n_out, n_columns] = SIZES;
     let x = |c: usize, s: usize| ((c + s) % 4) as f32;
     let mut input = vec![0.0; n_in * n_columns];

@@ -1,17 +1,17 @@
 //! The software engine as a device: the same rules, budgets and texts as the Neural Engine's, on any machine.
 
 use super::faults::{Call, Faults, Injector};
-use super::{Buffer, Device, Kernel, Signature, Usage, is_io_type};
+use super::{Buffer, Device, Kernel, Signature, Usage, Version};
 use crate::error::{Error, Result};
 use crate::soft::plan::Plan;
 use crate::soft::steps::Memory;
-use anemone_mil::ir::{DType, TensorType, Type};
+use anemone_mil::ir::{DType, TensorType};
 use anemone_mil::limits::{Chip, Limits};
 use anemone_mil::{ValidProgram, Weights, text, validate};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The software engine. It is handed MIL text and weights files as the real one is, reads them, checks them
 /// against the rules of its chip, and counts what a process may use up.
@@ -116,28 +116,10 @@ struct SoftKernel {
 
 impl SoftKernel {
     fn new(plan: Plan, live: Live) -> Result<SoftKernel> {
-        let io = |names: &[(String, Type)]| {
-            names
-                .iter()
-                .map(|(name, ty)| match ty {
-                    Type::Tensor(t) if is_io_type(t.dtype) && t.n_elements().is_some() => Ok((name.clone(), t.clone())),
-                    other => Err(Error::config(format!(
-                        "`{name}` is {other}; a kernel's inputs and outputs are fp16 or fp32 tensors of fixed shape"
-                    ))),
-                })
-                .collect::<Result<Vec<_>>>()
-        };
-        let signature = Signature { inputs: io(plan.inputs())?, outputs: io(plan.outputs())? };
+        let signature = Signature::new(plan.inputs(), plan.outputs())?;
         let memory = plan.memory();
         let loaded = vec![Version::default(); signature.inputs.len()];
         Ok(SoftKernel { plan, memory, loaded, signature, live })
-    }
-
-    fn buffer(&self, side: &str, types: &[(String, TensorType)], index: usize) -> Result<Box<dyn Buffer>> {
-        let (_, ty) = types.get(index).ok_or_else(|| {
-            Error::config(format!("the kernel has {} {side}s, there is none of index {index}", types.len()))
-        })?;
-        Ok(Box::new(SoftBuffer::new(ty.clone())))
     }
 }
 
@@ -147,24 +129,16 @@ impl Kernel for SoftKernel {
     }
 
     fn input_buffer(&self, index: usize) -> Result<Box<dyn Buffer>> {
-        self.buffer("input", &self.signature.inputs, index)
+        Ok(Box::new(SoftBuffer::new(self.signature.input(index)?.clone())))
     }
 
     fn output_buffer(&self, index: usize) -> Result<Box<dyn Buffer>> {
-        self.buffer("output", &self.signature.outputs, index)
+        Ok(Box::new(SoftBuffer::new(self.signature.output(index)?.clone())))
     }
 
     fn run(&mut self, inputs: &[&dyn Buffer], outputs: &mut [&mut dyn Buffer]) -> Result<()> {
         let s = &self.signature;
-        if inputs.len() != s.inputs.len() || outputs.len() != s.outputs.len() {
-            return Err(Error::config(format!(
-                "the kernel takes {} inputs and {} outputs, got {} and {}",
-                s.inputs.len(),
-                s.outputs.len(),
-                inputs.len(),
-                outputs.len()
-            )));
-        }
+        s.check_counts(inputs.len(), outputs.len())?;
         for (i, (buffer, (name, ty))) in inputs.iter().zip(&s.inputs).enumerate() {
             let buffer = soft(*buffer, name, ty)?;
             if self.loaded[i] != buffer.version {
@@ -203,17 +177,6 @@ struct SoftBuffer {
     ty: TensorType,
     data: Elements,
     version: Version,
-}
-
-/// A content of some buffer: no two contents of this process have the same.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Version(u64);
-
-impl Version {
-    fn next() -> Version {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        Version(LAST.fetch_add(1, Ordering::Relaxed) + 1)
-    }
 }
 
 enum Elements {

@@ -97,7 +97,7 @@ impl Model for Gpt {
 
 impl Decoder for Gpt {
     fn logits(&self, g: &mut Graph, tokens: Value, pass: &mut Pass) -> Result<Value> {
-        self.heads().size(self.width)?;
+        self.heads().size(self.width).map_err(|e| e.context("`model`"))?;
         if let Some(lora) = &self.lora {
             g.adapt(lora);
         }

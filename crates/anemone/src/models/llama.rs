@@ -104,7 +104,7 @@ impl Model for Llama {
 
 impl Decoder for Llama {
     fn logits(&self, g: &mut Graph, tokens: Value, pass: &mut Pass) -> Result<Value> {
-        self.heads().size(self.width)?;
+        self.heads().size(self.width).map_err(|e| e.context("`model`"))?;
         if let Some(lora) = &self.lora {
             g.adapt(lora);
         }

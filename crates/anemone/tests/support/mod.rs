@@ -1,14 +1,22 @@
 //! Runs for tests: from the first step to the last, with a new device wherever a real run gets a new process.
 #![allow(dead_code)] // Each test file uses a part of it.
 
+pub(crate) mod suite;
+
 use anemone::checkpoint::Checkpoint;
 use anemone::config::{Config, Io, ModelConfig, Strategy};
 use anemone::device::{self, Device};
+use anemone::mil::ir::TensorType;
 use anemone::models::Mlp;
 use anemone::train::{Event, StepReport};
 use anemone::weights_file::NamedTensor;
 use anemone::{Report, Result, Trainer};
 use std::sync::Arc;
+
+/// The number of elements of a type.
+pub(crate) fn n_elements(ty: &TensorType) -> usize {
+    ty.n_elements().unwrap()
+}
 
 /// A run that came to its end.
 pub(crate) struct Run {

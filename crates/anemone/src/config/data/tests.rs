@@ -1,7 +1,8 @@
 //! Data from configurations.
 
 use super::*;
-use crate::data::Part;
+use crate::config::{Config, ModelConfig};
+use crate::data::{Data, Part, Tokenizer, shakespeare};
 use crate::models::Mlp;
 
 fn parse(data: &str) -> Result<Config> {

@@ -179,3 +179,31 @@ fn what_is_wrong_with_a_file_is_said() {
         assert!(e.contains(named), "{e}");
     }
 }
+
+#[test]
+fn no_byte_of_a_file_can_end_the_process() {
+    let mut n_errors = 0;
+    for name in ["types.npz#f4", "compressed.npz", "fortran.npy", "version2.npy", "idx", "gz", "a.csv"] {
+        let (file, member) = name.split_once('#').map_or((name, None), |(file, member)| (file, Some(member)));
+        let bytes = match file {
+            "idx" => IDX.to_vec(),
+            "gz" => gzip(&IDX),
+            "a.csv" => b"a,\"b\"\n1,2\n-3e4,.5\n".to_vec(),
+            file => std::fs::read(fixture(file)).unwrap(),
+        };
+        let read = |bytes: &[u8]| match file {
+            "gz" => gunzip(bytes).and_then(|bytes| parse(file, member, &bytes, true)),
+            _ => parse(file, member, bytes, true),
+        };
+        assert!(read(&bytes).is_ok(), "{name}");
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            for byte in [0, 0x7f, 0xff, bytes[at] ^ 1, b'9', b'('] {
+                changed[at] = byte;
+                n_errors += usize::from(read(&changed).is_err());
+            }
+            n_errors += usize::from(read(&bytes[..at]).is_err());
+        }
+    }
+    assert!(n_errors > 1000, "only {n_errors} files were refused");
+}

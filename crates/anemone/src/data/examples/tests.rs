@@ -119,6 +119,13 @@ fn other_examples_can_be_the_validation_part() {
     assert_eq!(validation, [40, 41, 42]);
     let train: BTreeSet<_> = (0..5).flat_map(|i| rows(&mut data, Part::Train, i)).collect();
     assert_eq!(train, (0..5).collect());
+    let named = |mut pairs: Pairs, names: [&str; 2]| {
+        pairs.inputs.columns = Some(names.map(String::from).to_vec());
+        pairs
+    };
+    let held = Held::Separate(named(other.clone(), ["v", "u"]));
+    let e = Examples::new(named(pairs(5), ["u", "v"]), held, &options(2)).err().unwrap().to_string();
+    assert!(e.contains("the columns v, u, expected u, v"), "{e}");
     other.inputs.shape = vec![6];
     other.targets = array(&[6], vec![0.0; 6]);
     let e = Examples::new(pairs(5), Held::Separate(other), &options(2)).err().unwrap().to_string();
@@ -205,7 +212,9 @@ fn what_does_not_fit_is_said() {
         (with(&|p| p.targets.shape = vec![2, 2]), none.clone(), options(2), "2 targets, expected 4"),
         (with(&|p| p.targets = p.inputs.clone()), none.clone(), options(2), "expected a class for each example"),
         (with(&|p| p.inputs = array(&[0, 2], vec![])), none.clone(), options(2), "0 examples"),
-        (pairs(4), none.clone(), options(0), "in batches of 0"),
+        (pairs(4), Held::Fraction(1.5, Split::Tail), options(2), "no examples are left to train on"),
+        (pairs(4), none.clone(), options(0), "a batch of 0 times 2 numbers"),
+        (pairs(4), none.clone(), options(usize::MAX), "numbers, expected 1 to 2147483648 in all"),
         (pairs(4), none.clone(), images.clone(), "`data.image` to say [C, H, W]"),
         (
             pairs(4),

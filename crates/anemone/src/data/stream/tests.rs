@@ -90,8 +90,9 @@ fn what_is_too_short_is_said() {
         (10, None, options(1, 4, 0.1), "1 tokens for validation, expected 2 or more"),
         (10, Some(0), options(1, 4, 0.1), "0 tokens for validation"),
         (10, Some(1), options(1, 4, 0.1), "1 tokens for validation"),
-        (10, None, options(0, 4, 0.1), "0 windows of 4 tokens"),
-        (10, None, options(1, 0, 0.1), "1 windows of 0 tokens"),
+        (10, None, options(0, 4, 0.1), "a batch of 0 times 4 numbers"),
+        (10, None, options(1, 0, 0.1), "a batch of 1 times 0 numbers"),
+        (10, None, options(usize::MAX, 2, 0.1), "numbers, expected 1 to 2147483648 in all"),
     ] {
         // An empty vocabulary is refused earlier.
         let tokens = |n: u16| match n {

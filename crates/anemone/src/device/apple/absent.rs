@@ -41,6 +41,16 @@ impl AppleDevice {
         match self.0 {}
     }
 
+    /// Programs that got new weights by the donor patch.
+    pub fn n_patches(&self) -> usize {
+        match self.0 {}
+    }
+
+    /// Why the donor patch is not used although it was asked for.
+    pub fn donor_refusal(&self) -> Option<String> {
+        match self.0 {}
+    }
+
     /// What calls have said about their failures.
     pub fn failures(&self) -> Vec<Failure> {
         match self.0 {}

@@ -64,11 +64,16 @@ fn write(path: &Path, mil: &str, weights: &[(&str, &[u8])]) -> Result<()> {
     Ok(())
 }
 
+/// Makes `bytes` the contents of a file in one step. They need not reach the disk: they are read at once and removed
+/// with the model.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|found| found == bytes) {
         return Ok(());
     }
-    crate::file::write_atomically(path, bytes)
+    // Another process may be writing the same file.
+    let temporary = path.with_extension(format!("{}.anemone-tmp", std::process::id()));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|e| Error::io("write", path, e))
 }
 
 /// A share in a model's folder, which is removed with the last of them.
@@ -77,6 +82,18 @@ pub(super) struct Folder {
     folders: Arc<Folders>,
     identifier: String,
     path: PathBuf,
+}
+
+impl Folder {
+    /// The file of that name, if there is one.
+    pub(super) fn read(&self, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.path.join(name)).ok()
+    }
+
+    /// Adds a file.
+    pub(super) fn add(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_file(&self.path.join(name), bytes)
+    }
 }
 
 impl Drop for Folder {

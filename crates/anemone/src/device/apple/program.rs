@@ -5,17 +5,20 @@
 //!   their order is that of the program. Other values are renamed too, so that no name is a keyword.
 //! - A last axis that is no multiple of 32 elements is padded, where columns do not depend on each other; see
 //!   [`Columns`].
+//! - Several inputs can be packed into one.
 //! - All constants lie in one weights file.
 //!
 //! Sources: maderix/ANE and its issues 3 and 47, Orion constraints 3, 18 and 19, qwen-ane for the width.
 
 mod columns;
+mod pack;
 mod rename;
 
 pub use columns::Columns;
 
 use crate::error::{Error, Result};
 use anemone_mil::ir::{Arg, ArgValue, Block, Call, Constant, DType, Literal, Program, TensorType, Type, Version};
+use anemone_mil::valid::check;
 use anemone_mil::weights::WeightsWriter;
 use anemone_mil::{Limits, ValidProgram, Weights, text, validate};
 use std::collections::HashMap;
@@ -34,6 +37,8 @@ pub struct Shaped {
     pub inputs: Vec<Port>,
     /// The outputs, in the order of the program.
     pub outputs: Vec<Port>,
+    /// The one input that holds them all, if they were packed.
+    pub packing: Option<Packing>,
     /// The weights file, if the program has constants in one.
     pub weights: Option<Vec<u8>>,
 }
@@ -58,6 +63,15 @@ impl Port {
     }
 }
 
+/// One input that holds several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packing {
+    /// The input itself: `[1, rows, 1, columns]`.
+    pub port: Port,
+    /// The column where each of the inputs begins, in the order of the program. They begin at row 0.
+    pub columns: Vec<usize>,
+}
+
 /// Which of the forms a program is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
@@ -65,6 +79,8 @@ pub struct Form {
     pub fp16_io: bool,
     /// Whether last axes are padded.
     pub pad: bool,
+    /// Whether several inputs are packed into one.
+    pub packed: bool,
 }
 
 impl Shaped {
@@ -96,20 +112,28 @@ impl Shaped {
         if form.pad {
             p = columns::pad(p)?;
         }
+        let widened: Vec<Type> = p.functions[0].params.iter().map(|x| x.ty.clone()).collect();
+        let mut packing = if form.packed { pack::pack(&mut p.functions[0])? } else { None };
         let weights = one_file(&mut p.functions[0].body, weights)?;
         rename::rename(&mut p.functions[0])?;
         // Whatever was done to it, the types must still follow from each other.
         let checked = validate(p, &Limits::none())
             .map_err(|e| Error::from(e).context("the program in the form that the engine takes"))?;
         let f = checked.main();
-        let port = |(name, host): (String, TensorType), id| {
-            let value = f.value(id);
-            let engine = value.ty.as_tensor().cloned().unwrap_or_else(|| host.clone());
-            Port { name, host, symbol: value.name.clone(), engine }
+        let port = |(name, host): (String, TensorType), symbol: &str, ty: &Type| {
+            let engine = ty.as_tensor().cloned().unwrap_or_else(|| host.clone());
+            Port { name, host, symbol: symbol.into(), engine }
         };
-        let inputs = inputs.into_iter().zip(&f.inputs).map(|(h, &id)| port(h, id)).collect();
-        let outputs = outputs.into_iter().zip(&f.outputs).map(|(h, &id)| port(h, id)).collect();
-        Ok(Shaped { program: checked.program().clone(), inputs, outputs, weights })
+        let symbol = |id| f.value(id).name.as_str();
+        if let (Some(packing), Some(&id)) = (&mut packing, f.inputs.first()) {
+            packing.port.symbol = symbol(id).into();
+        }
+        // Those that are packed have the symbol of what they are packed into.
+        let symbols = f.inputs.iter().cycle().map(|&id| symbol(id));
+        let inputs = inputs.into_iter().zip(symbols.zip(&widened)).map(|(h, (s, ty))| port(h, s, ty)).collect();
+        let outputs =
+            outputs.into_iter().zip(&f.outputs).map(|(h, &v)| port(h, symbol(v), &f.value(v).ty)).collect();
+        Ok(Shaped { program: checked.program().clone(), inputs, outputs, packing, weights })
     }
 
     /// The text in that version of the language, with the op set that goes with it if the ops are in that: iOS 18
@@ -127,6 +151,27 @@ impl Shaped {
         }
         let usual = validate(usual, &Limits::none());
         Ok(text::print(usual.as_ref().map_or(&program, |valid| valid.program())))
+    }
+
+    /// Checks what packing has made of the program against the rules of a device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_refused`] that names the rule, also where the engine would take the program and compute something
+    /// else.
+    pub fn check_packing(&self, limits: &Limits) -> Result<()> {
+        if self.packing.is_none() {
+            return Ok(());
+        }
+        let context = |e: Error| e.context("the program with its inputs packed into one");
+        let (valid, found) = check(self.program.clone(), limits);
+        if let Some(start) = found.iter().find(|d| d.code == "slice-start") {
+            return Err(context(Error::refused(format!("{} (rule `slice-start`)", start.message))));
+        }
+        match valid {
+            Some(_) => Ok(()),
+            None => validate(self.program.clone(), limits).map(|_| ()).map_err(|e| context(e.into())),
+        }
     }
 
     /// Whether an input or output is fp32.

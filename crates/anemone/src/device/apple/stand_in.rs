@@ -5,15 +5,16 @@
 //! [`Limits`](anemone_mil::Limits)), and count what they are given: objects, compiles, loads, locks.
 #![allow(unsafe_code)]
 
+mod engine;
 mod iosurface;
+mod model;
 
 use super::driver::AppleDevice;
 use super::sys::{RawSurface, SurfaceApi};
 use super::{Options, table};
-use crate::device::{Buffer, Kernel, SoftDevice};
+use crate::device::Kernel;
 use crate::error::{Error, Result};
-use anemone_mil::ir::{DType, TensorType};
-use anemone_mil::{Chip, Weights};
+use anemone_mil::Chip;
 use objc2::exception::Exception;
 use objc2::msg_send;
 use objc2::rc::Retained;
@@ -42,6 +43,8 @@ pub enum Fault {
     LoadNo,
     /// The evaluation says NO with status 0x1d.
     EvaluateNo,
+    /// The evaluation of a request with several inputs says NO with status 0x1d. From the start.
+    EvaluateSeveralNo,
     /// The evaluation raises an exception, as a selector that is not implemented does.
     EvaluateRaises,
     /// The evaluation says YES and writes nothing.
@@ -58,6 +61,22 @@ pub enum Fault {
     MissingMethod,
     /// The method to load has another type. From the start.
     OtherType,
+    /// A load with the net of a donor says NO.
+    PatchNo,
+    /// A load with the net of a donor says YES, and the weights are the donor's. From the start.
+    PatchIgnored,
+}
+
+/// What models say of their inputs and outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Says {
+    /// Nothing: they lie densely, in the order of the bytes of their names.
+    #[default]
+    Nothing,
+    /// That they lie with gaps between rows, channels and batches, in the other order; and so they do.
+    Unusual,
+    /// Something that cannot be: they lie as with `Nothing`.
+    Wrong,
 }
 
 /// What the stand-ins have been given, and what of it is still there.
@@ -87,7 +106,9 @@ struct World {
     /// Its budgets are not asked: the stand-ins have their own.
     chip: Chip,
     fault: Option<(Fault, usize)>,
+    says: Says,
     foundation: PathBuf,
+    compiled: Mutex<Compiled>,
     n_faults: AtomicUsize,
     n_objects: AtomicI64,
     n_compiles: AtomicUsize,
@@ -105,6 +126,12 @@ static N_LOCKS: AtomicI64 = AtomicI64::new(0);
 /// The name of the instance variable that points to an object's [`State`].
 const STATE: &CStr = c"state";
 
+/// Weights files by their paths.
+type Files = Vec<(String, Vec<u8>)>;
+
+/// What was compiled, text and weights files, by the `net.plist` that was left.
+type Compiled = HashMap<Vec<u8>, (Vec<u8>, Files)>;
+
 /// What an object of a stand-in class holds.
 struct State {
     world: Arc<World>,
@@ -112,7 +139,7 @@ struct State {
 }
 
 enum Content {
-    Descriptor { mil: Vec<u8>, weights: Vec<(String, Vec<u8>)> },
+    Descriptor { mil: Vec<u8>, weights: Files },
     Model(Mutex<ModelState>),
     SurfaceObject(Retained<AnyObject>),
     Request { inputs: Vec<Retained<AnyObject>>, outputs: Vec<Retained<AnyObject>> },
@@ -121,8 +148,8 @@ enum Content {
 
 struct ModelState {
     mil: Vec<u8>,
-    weights: Vec<(String, Vec<u8>)>,
-    /// What the compile made.
+    weights: Files,
+    /// What the compile, or a load with the net of a donor, made.
     kernel: Option<Box<dyn Kernel>>,
     loaded: bool,
 }
@@ -136,11 +163,21 @@ impl StandIns {
     ///
     /// If the classes cannot be registered.
     pub fn new(foundation: PathBuf, chip: Chip, fault: Option<(Fault, usize)>) -> Result<StandIns> {
+        StandIns::saying(Says::Nothing, foundation, chip, fault)
+    }
+
+    /// The same, whose models say something of their inputs and outputs.
+    ///
+    /// # Errors
+    ///
+    /// As [`StandIns::new`].
+    pub fn saying(says: Says, foundation: PathBuf, chip: Chip, fault: Option<(Fault, usize)>) -> Result<StandIns> {
         let opened = super::sys::open_library(foundation.as_os_str())?;
         // Classes cannot be unloaded.
         std::mem::forget(opened);
         let number = N_WORLDS.fetch_add(1, Ordering::Relaxed);
-        let world = Arc::new(World::new(format!("AnemoneStandIn{number}_"), chip, fault, foundation));
+        let world =
+            Arc::new(World { says, ..World::new(format!("AnemoneStandIn{number}_"), chip, fault, foundation) });
         register(&world)?;
         Ok(StandIns { world })
     }
@@ -187,7 +224,9 @@ impl World {
             prefix,
             chip,
             fault,
+            says: Says::Nothing,
             foundation,
+            compiled: Mutex::default(),
             n_faults: AtomicUsize::new(0),
             n_objects: AtomicI64::new(0),
             n_compiles: AtomicUsize::new(0),
@@ -237,30 +276,30 @@ fn register(world: &Arc<World>) -> Result<()> {
     // SAFETY: each method has the type that `table::SELECTORS` gives for it, but for the one that is a fault.
     unsafe {
         let mut b = builder(table::DESCRIPTOR)?;
-        let make: extern "C-unwind" fn(_, _, _, _, _) -> _ = make_descriptor;
+        let make: extern "C-unwind" fn(_, _, _, _, _) -> _ = model::make_descriptor;
         b.add_class_method(selector("modelWithMILText:weights:optionsPlist:"), make);
         finish(b);
 
         let mut b = builder(table::MODEL)?;
-        let make: extern "C-unwind" fn(_, _, _) -> _ = make_model;
+        let make: extern "C-unwind" fn(_, _, _) -> _ = model::make_model;
         b.add_class_method(selector("inMemoryModelWithDescriptor:"), make);
-        let identify: extern "C-unwind" fn(_, _) -> _ = identify;
+        let identify: extern "C-unwind" fn(_, _) -> _ = model::identify;
         b.add_method(selector("hexStringIdentifier"), identify);
-        let attributes: extern "C-unwind" fn(_, _) -> _ = attributes;
+        let attributes: extern "C-unwind" fn(_, _) -> _ = engine::attributes;
         b.add_method(selector("modelAttributes"), attributes);
-        let compile: extern "C-unwind" fn(_, _, _, _, _) -> _ = compile;
+        let compile: extern "C-unwind" fn(_, _, _, _, _) -> _ = model::compile;
         b.add_method(selector("compileWithQoS:options:error:"), compile);
         if world.has_from_the_start(Fault::OtherType) {
-            let load: extern "C-unwind" fn(_, _, _, _, _) -> _ = load_of_another_type;
+            let load: extern "C-unwind" fn(_, _, _, _, _) -> _ = model::load_of_another_type;
             b.add_method(selector("loadWithQoS:options:error:"), load);
         } else {
-            let load: extern "C-unwind" fn(_, _, _, _, _) -> _ = load;
+            let load: extern "C-unwind" fn(_, _, _, _, _) -> _ = model::load;
             b.add_method(selector("loadWithQoS:options:error:"), load);
         }
-        let unload: extern "C-unwind" fn(_, _, _, _) -> _ = unload;
+        let unload: extern "C-unwind" fn(_, _, _, _) -> _ = model::unload;
         b.add_method(selector("unloadWithQoS:error:"), unload);
         if !world.has_from_the_start(Fault::MissingMethod) {
-            let evaluate: extern "C-unwind" fn(_, _, _, _, _, _) -> _ = evaluate;
+            let evaluate: extern "C-unwind" fn(_, _, _, _, _, _) -> _ = model::evaluate;
             b.add_method(selector("evaluateWithQoS:options:request:error:"), evaluate);
         }
         finish(b);
@@ -428,311 +467,6 @@ fn raise(reason: &str) -> Bool {
         // SAFETY: `Exception` stands for any object that is thrown.
         Some(exception) => objc2::exception::throw(unsafe { Retained::cast_unchecked::<Exception>(exception) }),
         None => Bool::NO,
-    }
-}
-
-extern "C-unwind" fn make_descriptor(
-    class: &AnyClass,
-    _: Sel,
-    mil: *mut AnyObject,
-    weights: *mut AnyObject,
-    options: *mut AnyObject,
-) -> *mut AnyObject {
-    let Some(world) = world_of(class) else { return ptr::null_mut() };
-    let (Some(mil), true, true) = (bytes_of(mil), is_a(weights, "NSDictionary"), options.is_null()) else {
-        return ptr::null_mut();
-    };
-    if world.fails(Fault::NilDescriptor) {
-        return ptr::null_mut();
-    }
-    let mut files = Vec::new();
-    // SAFETY: it is a dictionary; its keys are strings and its values dictionaries, or the descriptor is nil.
-    unsafe {
-        let keys: Option<Retained<AnyObject>> = msg_send![&*weights, allKeys];
-        let keys = keys.and_then(|k| items_of(&*k)).unwrap_or_default();
-        for key in keys {
-            let file: Option<Retained<AnyObject>> = msg_send![&*weights, objectForKey: &*key];
-            let Some(file) = file.filter(|f| is_a(&**f, "NSDictionary")) else { return ptr::null_mut() };
-            let data: Option<Retained<AnyObject>> = msg_send![&*file, objectForKey: string("data")];
-            let offset: Option<Retained<AnyObject>> = msg_send![&*file, objectForKey: string("offset")];
-            let data = data.and_then(|d| bytes_of(&*d));
-            let (Some(path), Some(data), Some(_)) = (text_of(&*key), data, offset) else { return ptr::null_mut() };
-            files.push((path, data));
-        }
-    }
-    object(class, &world, Content::Descriptor { mil, weights: files })
-}
-
-extern "C-unwind" fn make_model(class: &AnyClass, _: Sel, descriptor: *mut AnyObject) -> *mut AnyObject {
-    // SAFETY: the driver passes a descriptor.
-    let Some(state) = (unsafe { state(descriptor) }) else { return ptr::null_mut() };
-    let Content::Descriptor { mil, weights } = &state.content else { return ptr::null_mut() };
-    if state.world.fails(Fault::NilModel) {
-        return ptr::null_mut();
-    }
-    let model = ModelState { mil: mil.clone(), weights: weights.clone(), kernel: None, loaded: false };
-    object(class, &state.world, Content::Model(Mutex::new(model)))
-}
-
-/// The model of an object, locked.
-///
-/// # Safety
-///
-/// As [`state`].
-unsafe fn model<'a>(this: &'a AnyObject) -> Option<(&'a Arc<World>, MutexGuard<'a, ModelState>)> {
-    // SAFETY: as the caller has promised.
-    let state = unsafe { state(this) }?;
-    match &state.content {
-        Content::Model(model) => Some((&state.world, model.lock().unwrap_or_else(|e| e.into_inner()))),
-        _ => None,
-    }
-}
-
-extern "C-unwind" fn identify(this: &AnyObject, _: Sel) -> *mut AnyObject {
-    // SAFETY: `this` is a model of a stand-in class.
-    let Some((world, model)) = (unsafe { model(this) }) else { return ptr::null_mut() };
-    string(&identifier(world, &model))
-}
-
-fn identifier(world: &World, model: &ModelState) -> String {
-    let weights = model.weights.iter().fold(0, |h, (_, data)| h ^ crc32fast::hash(data));
-    format!("{}{:08X}_{weights:08X}", world.prefix, crc32fast::hash(&model.mil))
-}
-
-extern "C-unwind" fn attributes(_: &AnyObject, _: Sel) -> *mut AnyObject {
-    ptr::null_mut()
-}
-
-/// `NSTemporaryDirectory()`.
-fn temporary_folder(world: &World) -> Option<PathBuf> {
-    let library = super::sys::open_library(world.foundation.as_os_str()).ok()?;
-    // SAFETY: the symbol is Foundation's, with the type of its header.
-    unsafe {
-        let f = library.get::<extern "C-unwind" fn() -> *mut AnyObject>(b"NSTemporaryDirectory\0").ok()?;
-        text_of(f()).map(PathBuf::from)
-    }
-}
-
-extern "C-unwind" fn compile(
-    this: &AnyObject,
-    _: Sel,
-    qos: u32,
-    options: *mut AnyObject,
-    error: *mut *mut AnyObject,
-) -> Bool {
-    // SAFETY: `this` is a model of a stand-in class.
-    let Some((world, mut model)) = (unsafe { model(this) }) else { return Bool::NO };
-    let n = world.n_compiles.fetch_add(1, Ordering::SeqCst);
-    if qos != 21 || !is_a(options, "NSDictionary") {
-        return no(error, 1, "quality of service or options");
-    }
-    if world.fails(Fault::CompileRaises) {
-        drop(model);
-        return raise("an object was nil");
-    }
-    if world.fails(Fault::CompileSilentNo) {
-        return Bool::NO;
-    }
-    let limits = anemone_mil::Limits::of(world.chip);
-    if world.fails(Fault::CompileNo) || limits.max_compiles().is_some_and(|max| n >= max) {
-        return no(error, 2, "_ANECompiler : ANECCompile() FAILED : err=(CompilationFailure)");
-    }
-    let Some(folder) = temporary_folder(world).map(|f| f.join(identifier(world, &model))) else {
-        return no(error, 3, "no folder");
-    };
-    let on_disk = |name: &str| std::fs::read(folder.join(name)).unwrap_or_default();
-    if on_disk("model.mil") != model.mil {
-        return no(error, 4, "InvalidMILProgram : model.mil is not in the folder");
-    }
-    for (path, data) in &model.weights {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        if on_disk(&format!("weights/{name}")) != *data {
-            return no(error, 4, "InvalidMILProgram : a weights file is not in the folder");
-        }
-    }
-    match kernel(world.chip, &model) {
-        Ok(kernel) => {
-            model.kernel = Some(kernel);
-            Bool::YES
-        }
-        Err(e) => no(error, 5, &format!("InvalidMILProgram : {e}")),
-    }
-}
-
-fn kernel(chip: Chip, model: &ModelState) -> Result<Box<dyn Kernel>> {
-    let text = String::from_utf8(model.mil.clone()).map_err(|_| Error::config("the text is not UTF-8"))?;
-    let mut weights = Weights::new();
-    for (path, data) in &model.weights {
-        weights.insert(path.clone(), data.clone())?;
-    }
-    SoftDevice::new(chip, Default::default()).compile_text(&text, &weights)
-}
-
-extern "C-unwind" fn load(
-    this: &AnyObject,
-    _: Sel,
-    qos: u32,
-    options: *mut AnyObject,
-    error: *mut *mut AnyObject,
-) -> Bool {
-    // SAFETY: `this` is a model of a stand-in class.
-    let Some((world, mut model)) = (unsafe { model(this) }) else { return Bool::NO };
-    if qos != 21 || !is_a(options, "NSDictionary") || model.kernel.is_none() || model.loaded {
-        return no(error, 1, "load of what was not compiled");
-    }
-    if world.fails(Fault::LoadNo) {
-        return no(error, 0x50004, "Program load failure (0x50004)");
-    }
-    model.loaded = true;
-    world.n_loaded.fetch_add(1, Ordering::SeqCst);
-    Bool::YES
-}
-
-extern "C-unwind" fn load_of_another_type(
-    this: &AnyObject,
-    selector: Sel,
-    qos: u64,
-    options: *mut AnyObject,
-    error: *mut *mut AnyObject,
-) -> Bool {
-    load(this, selector, qos as u32, options, error)
-}
-
-extern "C-unwind" fn unload(this: &AnyObject, _: Sel, qos: u32, error: *mut *mut AnyObject) -> Bool {
-    // SAFETY: `this` is a model of a stand-in class.
-    let Some((world, mut model)) = (unsafe { model(this) }) else { return Bool::NO };
-    if qos != 21 || !model.loaded {
-        return no(error, 1, "unload of what was not loaded");
-    }
-    model.loaded = false;
-    world.n_loaded.fetch_sub(1, Ordering::SeqCst);
-    match world.fails(Fault::UnloadNo) {
-        true => no(error, 6, "unload failed"),
-        false => Bool::YES,
-    }
-}
-
-extern "C-unwind" fn evaluate(
-    this: &AnyObject,
-    _: Sel,
-    qos: u32,
-    options: *mut AnyObject,
-    request: *mut AnyObject,
-    error: *mut *mut AnyObject,
-) -> Bool {
-    // SAFETY: `this` is a model of a stand-in class, and the driver passes a request.
-    let (Some((world, mut model)), Some(request)) = (unsafe { (model(this), state(request)) }) else {
-        return Bool::NO;
-    };
-    let Content::Request { inputs, outputs } = &request.content else { return Bool::NO };
-    world.n_evaluations.fetch_add(1, Ordering::SeqCst);
-    if world.fails(Fault::EvaluateRaises) {
-        drop(model);
-        return raise("-[_ANEInMemoryModel getUUID]: unrecognized selector sent to instance");
-    }
-    let rejected = "ANEProgramProcessRequestDirect() Failed with status=0x1d : statusType=0x9 : \
-                    Program Inference error";
-    if qos != 21 || !is_a(options, "NSDictionary") || !model.loaded || world.fails(Fault::EvaluateNo) {
-        return no(error, 8, rejected);
-    }
-    if world.fails(Fault::EvaluateWritesNothing) {
-        return Bool::YES;
-    }
-    match model.kernel.as_mut().map(|kernel| run(&mut **kernel, inputs, outputs)) {
-        Some(Ok(())) => Bool::YES,
-        Some(Err(e)) => no(error, 8, &format!("{rejected} : {e}")),
-        None => no(error, 8, rejected),
-    }
-}
-
-/// Runs a kernel on surfaces: those of inputs, and of outputs, are in the order of the bytes of the names.
-fn run(kernel: &mut dyn Kernel, inputs: &[Retained<AnyObject>], outputs: &[Retained<AnyObject>]) -> Result<()> {
-    let signature = kernel.signature().clone();
-    let mut xs = (0..inputs.len()).map(|i| kernel.input_buffer(i)).collect::<Result<Vec<_>>>()?;
-    let mut ys = (0..outputs.len()).map(|i| kernel.output_buffer(i)).collect::<Result<Vec<_>>>()?;
-    for (surface, &i) in inputs.iter().zip(&by_name(&signature.inputs)) {
-        let ty = &signature.inputs[i].1;
-        let mut elements = vec![0.0; ty.n_elements().unwrap_or(0)];
-        with_surface(surface, ty, |bytes| {
-            elements.iter_mut().enumerate().for_each(|(k, x)| *x = element(ty, bytes, k));
-        })?;
-        xs[i].write(&elements)?;
-    }
-    uniform(inputs)?;
-    uniform(outputs)?;
-    let refs: Vec<&dyn Buffer> = xs.iter().map(|x| &**x).collect();
-    let mut outs: Vec<&mut dyn Buffer> = ys.iter_mut().map(|y| &mut **y).collect();
-    kernel.run(&refs, &mut outs)?;
-    for (surface, &i) in outputs.iter().zip(&by_name(&signature.outputs)) {
-        let ty = &signature.outputs[i].1;
-        let mut elements = vec![0.0; ty.n_elements().unwrap_or(0)];
-        ys[i].read(&mut elements)?;
-        with_surface(surface, ty, |bytes| {
-            elements.iter().enumerate().for_each(|(k, &x)| set_element(ty, bytes, k, x));
-        })?;
-    }
-    Ok(())
-}
-
-/// The indices of ports, sorted by the bytes of their names.
-fn by_name(ports: &[(String, TensorType)]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..ports.len()).collect();
-    order.sort_by(|&a, &b| ports[a].0.as_bytes().cmp(ports[b].0.as_bytes()));
-    order
-}
-
-fn element(ty: &TensorType, bytes: &[u8], k: usize) -> f32 {
-    match ty.dtype {
-        DType::Fp16 => half::f16::from_le_bytes([bytes[2 * k], bytes[2 * k + 1]]).to_f32(),
-        _ => f32::from_le_bytes([bytes[4 * k], bytes[4 * k + 1], bytes[4 * k + 2], bytes[4 * k + 3]]),
-    }
-}
-
-fn set_element(ty: &TensorType, bytes: &mut [u8], k: usize, x: f32) {
-    match ty.dtype {
-        DType::Fp16 => bytes[2 * k..2 * k + 2].copy_from_slice(&half::f16::from_f32(x).to_le_bytes()),
-        _ => bytes[4 * k..4 * k + 4].copy_from_slice(&x.to_le_bytes()),
-    }
-}
-
-/// The surface of a surface object.
-fn surface(object: &AnyObject) -> Option<(&Mutex<Vec<u8>>, &AtomicI64)> {
-    // SAFETY: requests hold surface objects of a stand-in class, which hold surfaces.
-    let object = unsafe { state(object) }?;
-    let Content::SurfaceObject(surface) = &object.content else { return None };
-    // SAFETY: as above.
-    match &unsafe { state(&**surface) }?.content {
-        Content::Surface { bytes, n_locks } => Some((bytes, n_locks)),
-        _ => None,
-    }
-}
-
-/// Calls `f` with the bytes of a surface that holds a tensor of that type, as the engine would find them.
-fn with_surface(object: &AnyObject, ty: &TensorType, f: impl FnOnce(&mut [u8])) -> Result<()> {
-    let (bytes, n_locks) = surface(object).ok_or_else(|| Error::device("no surface"))?;
-    if n_locks.load(Ordering::SeqCst) != 0 {
-        return Err(Error::device("the surface is locked"));
-    }
-    let mut bytes = bytes.lock().unwrap_or_else(|e| e.into_inner());
-    let width = ty.fixed_shape().and_then(|s| s.last().copied()).unwrap_or(1);
-    if !width.is_multiple_of(super::program::WIDTH_MULTIPLE) {
-        return Err(Error::device(format!("a width of {width}")));
-    }
-    match ty.n_bytes() {
-        Some(n) if n <= bytes.len() => {
-            f(&mut bytes);
-            Ok(())
-        }
-        _ => Err(Error::device(format!("{ty} in a surface of {} bytes", bytes.len()))),
-    }
-}
-
-fn uniform(objects: &[Retained<AnyObject>]) -> Result<()> {
-    let sizes: Option<Vec<usize>> =
-        objects.iter().map(|o| Some(surface(o)?.0.lock().unwrap_or_else(|e| e.into_inner()).len())).collect();
-    match sizes {
-        Some(sizes) if sizes.windows(2).all(|w| w[0] == w[1]) => Ok(()),
-        _ => Err(Error::device("surfaces of different sizes")),
     }
 }
 

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use super::Failure;
+use super::layout::Described;
 use super::table::{self, Kind, Selector};
 use crate::error::{Error, Result};
 use libloading::Library;
@@ -312,13 +313,19 @@ impl Runtime {
             Err(exception) => Err(self.raised(what, exception.as_deref())),
         });
         result.map_err(|failure| {
-            let mut kept = self.failures.lock().unwrap_or_else(|e| e.into_inner());
-            if kept.len() == MAX_FAILURES {
-                kept.remove(0);
-            }
-            kept.push(failure.clone());
-            Error::device(failure.to_string())
+            let error = Error::device(failure.to_string());
+            self.keep(failure);
+            error
         })
+    }
+
+    /// Keeps what a call has said.
+    pub(super) fn keep(&self, failure: Failure) {
+        let mut kept = self.failures.lock().unwrap_or_else(|e| e.into_inner());
+        if kept.len() == MAX_FAILURES {
+            kept.remove(0);
+        }
+        kept.push(failure);
     }
 
     fn raised(&self, what: &str, exception: Option<&Exception>) -> Failure {
@@ -581,8 +588,8 @@ impl Model {
         })
     }
 
-    /// The symbols of inputs and outputs in the engine's order, where the model says them.
-    pub(super) fn live_symbols(&self) -> Result<Option<[Vec<String>; 2]>> {
+    /// What the model says of its inputs and outputs, in the engine's order; `None` where it says nothing.
+    pub(super) fn attributes(&self) -> Result<Option<(Vec<Described>, Vec<Described>)>> {
         if !self.runtime.has_attributes {
             return Ok(None);
         }
@@ -592,38 +599,62 @@ impl Model {
             let lists = attributes.and_then(|a| {
                 let statuses = self.entry(&a, "NetworkStatusList")?;
                 let status = self.items(&statuses)?.into_iter().next()?;
-                let names = |key: &str| {
+                let list = |key: &str| {
                     let list = self.entry(&status, key)?;
-                    let name = |item: &Retained<AnyObject>| text_of(&*self.entry(item, "Name")?);
-                    self.items(&list)?.iter().map(name).collect::<Option<Vec<String>>>()
+                    self.items(&list)?.iter().map(|item| self.described(item)).collect::<Option<Vec<_>>>()
                 };
-                Some([names("LiveInputList")?, names("LiveOutputList")?])
+                Some((list("LiveInputList")?, list("LiveOutputList")?))
             });
             Ok(lists)
         })
     }
 
+    /// What an item of a list of inputs or outputs says.
+    fn described(&self, item: &AnyObject) -> Option<Described> {
+        let name = self.entry(item, "Name").filter(|n| self.is_a(n, self.runtime.classes.string))?;
+        let number = |key| self.number(&*self.entry(item, key)?);
+        Some(Described {
+            // Symbols of outputs carry a suffix, as in `o000@output`.
+            symbol: text_of(&name)?.split('@').next()?.into(),
+            sizes: ["Batches", "Channels", "Depth", "Height", "Width"].map(number),
+            strides: ["BatchStride", "PlaneStride", "RowStride"].map(number),
+            interleave: number("Interleave"),
+        })
+    }
+
+    fn is_a(&self, object: &AnyObject, class: &AnyClass) -> bool {
+        // SAFETY: every object answers this.
+        let is: Bool = unsafe { msg_send![object, isKindOfClass: class] };
+        is.as_bool()
+    }
+
+    /// What a number is; `None` if it is none, or negative.
+    fn number(&self, object: &AnyObject) -> Option<usize> {
+        if !self.is_a(object, self.runtime.classes.number) {
+            return None;
+        }
+        // SAFETY: it is a number, which answers this.
+        let n: i64 = unsafe { msg_send![object, longLongValue] };
+        usize::try_from(n).ok()
+    }
+
     /// The entry of a dictionary; `None` if there is none, or `object` is no dictionary.
     fn entry(&self, object: &AnyObject, key: &str) -> Option<Retained<AnyObject>> {
         let key = self.runtime.string(key).ok()?;
-        // SAFETY: every object answers the first; a dictionary takes any object as a key.
-        unsafe {
-            let is: Bool = msg_send![object, isKindOfClass: self.runtime.classes.dictionary];
-            if is.is_false() {
-                return None;
-            }
-            msg_send![object, objectForKey: &*key]
+        if !self.is_a(object, self.runtime.classes.dictionary) {
+            return None;
         }
+        // SAFETY: a dictionary takes any object as a key.
+        unsafe { msg_send![object, objectForKey: &*key] }
     }
 
     /// The items of an array; `None` if `object` is none.
     fn items(&self, object: &AnyObject) -> Option<Vec<Retained<AnyObject>>> {
-        // SAFETY: every object answers the first; the indices are within the count.
+        if !self.is_a(object, self.runtime.classes.array) {
+            return None;
+        }
+        // SAFETY: it is an array; the indices are within the count.
         unsafe {
-            let is: Bool = msg_send![object, isKindOfClass: self.runtime.classes.array];
-            if is.is_false() {
-                return None;
-            }
             let n: usize = msg_send![object, count];
             (0..n).map(|i| msg_send![object, objectAtIndex: i]).collect()
         }

@@ -57,6 +57,7 @@ pub(super) const SELECTORS: &[Selector] = &[
     required("NSString", Kind::Instance, "UTF8String", "*@:"),
     required("NSData", Kind::Class, "dataWithBytes:length:", "@@:^vQ"),
     required("NSNumber", Kind::Class, "numberWithUnsignedLongLong:", "@@:Q"),
+    required("NSNumber", Kind::Instance, "longLongValue", "q@:"),
     required("NSArray", Kind::Class, "arrayWithObjects:count:", "@@:^@Q"),
     required("NSArray", Kind::Instance, "count", "Q@:"),
     required("NSArray", Kind::Instance, "objectAtIndex:", "@@:Q"),

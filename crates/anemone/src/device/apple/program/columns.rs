@@ -206,7 +206,7 @@ pub(super) fn pad(mut program: Program) -> Result<Program> {
         if let Some(output) = call.outputs.first().filter(|o| reshaped.contains(&o.name))
             && let Some(shape) = output.ty.as_tensor().and_then(TensorType::fixed_shape)
         {
-            let constant = shape_constant(format!("{}_padded_shape", output.name), &shape);
+            let constant = int_constant(format!("{}_padded_shape", output.name), &shape);
             if let Some(arg) = call.args.iter_mut().find(|a| a.name == "shape") {
                 arg.value = ArgValue::Name(constant.outputs[0].name.clone());
             }
@@ -219,8 +219,9 @@ pub(super) fn pad(mut program: Program) -> Result<Program> {
     Ok(program)
 }
 
-fn shape_constant(name: String, shape: &[usize]) -> Call {
-    let sizes: Vec<i32> = shape.iter().map(|&n| i32::try_from(n).unwrap_or(i32::MAX)).collect();
+/// A constant of int32 numbers, such as a shape.
+pub(super) fn int_constant(name: String, numbers: &[usize]) -> Call {
+    let sizes: Vec<i32> = numbers.iter().map(|&n| i32::try_from(n).unwrap_or(i32::MAX)).collect();
     let value = Constant::tensor(Tensor::i32s(&sizes));
     Call {
         outputs: vec![Param { name: name.clone(), ty: value.ty.clone(), span: Span::NONE }],

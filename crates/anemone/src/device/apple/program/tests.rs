@@ -3,9 +3,9 @@
 use super::*;
 use anemone_mil::ir::BlobRef;
 use anemone_mil::tensor::Tensor;
-use anemone_mil::{Builder, Interpreter};
+use anemone_mil::{Builder, Chip, Interpreter};
 
-const USUAL: Form = Form { fp16_io: true, pad: true };
+const USUAL: Form = Form { fp16_io: true, pad: true, packed: false };
 
 fn shaped(build: impl FnOnce(&mut Builder) -> Vec<anemone_mil::builder::Value>) -> Result<(ValidProgram, Shaped)> {
     let mut b = Builder::new(Version::V1_0);
@@ -19,13 +19,16 @@ fn ty(dtype: DType, shape: &[usize]) -> TensorType {
     TensorType::new(dtype, shape)
 }
 
-/// Runs a program on a wave, with what the host does for the shaped one: rounding, padding, cutting.
+/// Runs a program on a wave, with what the host does for the shaped one: rounding, padding, packing, cutting.
 fn run(program: &ValidProgram, weights: &Weights, ports: Option<&Shaped>) -> Vec<Vec<f64>> {
     let f = program.main();
+    let of = |id: &anemone_mil::valid::ValueId| f.value(*id).ty.as_tensor().unwrap().clone();
+    let types: Vec<(TensorType, TensorType)> = match ports {
+        Some(shaped) => shaped.inputs.iter().map(|p| (p.host.clone(), p.engine.clone())).collect(),
+        None => f.inputs.iter().map(|id| (of(id), of(id))).collect(),
+    };
     let mut inputs = Vec::new();
-    for (i, &id) in f.inputs.iter().enumerate() {
-        let engine = f.value(id).ty.as_tensor().unwrap().clone();
-        let host = ports.map_or(engine.clone(), |s| s.inputs[i].host.clone());
+    for (i, (host, engine)) in types.iter().enumerate() {
         let (shape, wide) = (host.fixed_shape().unwrap(), engine.fixed_shape().unwrap());
         let (width, stride) = (shape[shape.len() - 1], wide[wide.len() - 1]);
         // NaN in the padding: were a column read that should not be, it would show.
@@ -35,6 +38,9 @@ fn run(program: &ValidProgram, weights: &Weights, ports: Option<&Shaped>) -> Vec
         }
         inputs.push(Tensor::float(engine.dtype, &wide, elements));
     }
+    if let Some(packing) = ports.and_then(|s| s.packing.as_ref()) {
+        inputs = vec![packed(packing, &inputs)];
+    }
     let outputs = Interpreter::new(program, weights).unwrap().run(&inputs).unwrap();
     let cut = |(i, t): (usize, &Tensor)| {
         let stride = *t.shape().last().unwrap();
@@ -42,6 +48,19 @@ fn run(program: &ValidProgram, weights: &Weights, ports: Option<&Shaped>) -> Vec
         t.floats().unwrap().chunks(stride).flat_map(|row| row[..width].to_vec()).collect()
     };
     outputs.iter().enumerate().map(cut).collect()
+}
+
+/// Lays inputs side by side, with NaN where none is.
+fn packed(packing: &Packing, inputs: &[Tensor]) -> Tensor {
+    let shape = packing.port.engine.fixed_shape().unwrap();
+    let mut all = vec![f64::NAN; shape.iter().product()];
+    for (x, column) in inputs.iter().zip(&packing.columns) {
+        for (row, elements) in x.floats().unwrap().chunks(*x.shape().last().unwrap()).enumerate() {
+            let at = row * shape[3] + column;
+            all[at..at + elements.len()].copy_from_slice(elements);
+        }
+    }
+    Tensor::float(packing.port.engine.dtype, &shape, all)
 }
 
 /// Whether the shaped program computes what the program does, on both rungs of the ladder of versions.
@@ -201,4 +220,60 @@ fn many_names_keep_their_order() {
     let symbols: Vec<&str> = shaped.inputs.iter().map(|p| p.symbol.as_str()).collect();
     assert!(symbols.is_sorted(), "{symbols:?}");
     assert_eq!(symbols[1000], "i1000");
+}
+
+const PACKED: Form = Form { packed: true, ..USUAL };
+
+fn product(n_in: usize, n_out: usize, width: usize, io: DType) -> ValidProgram {
+    let mut b = Builder::new(Version::V1_0);
+    let w = b.input("w", ty(DType::Fp16, &[1, 1, n_out, n_in])).unwrap();
+    let x = b.input("x", ty(io, &[1, n_in, 1, width])).unwrap();
+    let x16 = if io == DType::Fp32 { b.cast(x, DType::Fp16).unwrap() } else { x };
+    let columns = b.reshape(x16, &[1, 1, n_in, width]).unwrap();
+    let y = b.matmul(w, columns, false, false).unwrap();
+    let mut outputs = vec![b.reshape(y, &[1, n_out, 1, width]).unwrap()];
+    if io == DType::Fp32 {
+        // So that the cast is more than a boundary, and stays.
+        outputs.push(b.relu(x).unwrap());
+    }
+    validate(b.finish(&outputs).unwrap(), &Limits::none()).unwrap()
+}
+
+#[test]
+fn several_inputs_lie_side_by_side_in_one() {
+    let program = product(64, 128, 16, DType::Fp16);
+    let shaped = Shaped::new(&program, &Weights::new(), PACKED).unwrap();
+    let packing = shaped.packing.as_ref().unwrap();
+    assert_eq!(packing.port.engine, ty(DType::Fp16, &[1, 128, 1, 64 + 32]));
+    assert_eq!((&packing.columns[..], packing.port.symbol.as_str()), (&[0, 64][..], "i000"));
+    let hosts: Vec<_> = shaped.inputs.iter().map(|p| (p.name.as_str(), p.host.fixed_shape().unwrap())).collect();
+    assert_eq!(hosts, [("w", vec![1, 1, 128, 64]), ("x", vec![1, 64, 1, 16])]);
+    let text = shaped.text(Version::V1_3).unwrap();
+    assert!(text.contains("tensor<fp16, [1, 128, 1, 96]> i000)") && !text.contains("i001"), "{text}");
+    assert_same(&program, &Weights::new(), &shaped);
+
+    let (program, _) = shaped_of_one_input();
+    let single = Shaped::new(&program, &Weights::new(), PACKED).unwrap();
+    assert!(single.packing.is_none(), "there is nothing to pack");
+    assert_same(&program, &Weights::new(), &single);
+}
+
+fn shaped_of_one_input() -> (ValidProgram, Shaped) {
+    shaped(|b| {
+        let x = b.input("x", ty(DType::Fp16, &[1, 32])).unwrap();
+        vec![b.relu(x).unwrap()]
+    })
+    .unwrap()
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused() {
+    let e = Shaped::new(&product(64, 32, 64, DType::Fp32), &Weights::new(), PACKED).unwrap_err();
+    assert!(e.is_refused() && e.to_string().contains("`x` is fp32 [1, 64, 1, 64], `w` is fp16"), "{e:?}");
+    // The second input begins at 4096 of the width, where an M1 begins at 4094.
+    let shaped = Shaped::new(&product(4096, 32, 64, DType::Fp16), &Weights::new(), PACKED).unwrap();
+    shaped.check_packing(&Limits::of(Chip::M4)).unwrap();
+    let e = shaped.check_packing(&Limits::of(Chip::M1)).unwrap_err();
+    assert!(e.is_refused() && e.to_string().contains("slice-start"), "{e:?}");
+    assert!(e.to_string().contains("inputs packed into one"), "{e}");
 }
