@@ -49,7 +49,8 @@ impl Copy {
 
     /// Whether it takes a run of elements as they lie, and where from.
     pub(super) fn run_of(&self) -> Option<usize> {
-        let is_run = self.sizes.is_empty() || (self.sizes.len() == 1 && self.from_steps == [1] && self.to_steps == [1]);
+        let is_run =
+            self.sizes.is_empty() || (self.sizes.len() == 1 && self.from_steps == [1] && self.to_steps == [1]);
         is_run.then_some(self.from)
     }
 

@@ -179,8 +179,11 @@ impl Planner<'_> {
                 Held::Pending(m, op) if m == n => sources[i] = Source::Op(op),
                 _ => {
                     let own = self.shape(id);
-                    let load =
-                        if self.n_elements(id) == n { Load::Dense } else { Load::new(&shape, &broadcast(&own, &shape)) };
+                    let load = if self.n_elements(id) == n {
+                        Load::Dense
+                    } else {
+                        Load::new(&shape, &broadcast(&own, &shape))
+                    };
                     loads[i] = Some((self.floats(id)?, load));
                 }
             }

@@ -62,13 +62,7 @@ impl Picks {
     }
 
     /// `out` is `data` with the updates added, or in place of what they meet, in their order.
-    pub(super) fn scatter(
-        &self,
-        add: bool,
-        indices: &[i32],
-        updates: &[f32],
-        out: &mut [f32],
-    ) -> Result<()> {
+    pub(super) fn scatter(&self, add: bool, indices: &[i32], updates: &[f32], out: &mut [f32]) -> Result<()> {
         self.each(indices, |data, picked, length| {
             let (out, updates) = (&mut out[data..][..length], &updates[picked..][..length]);
             if add {

@@ -170,7 +170,13 @@ impl Planner<'_> {
                     let d = own[axis] as i64;
                     let is_squeezed = squeeze[axis] != 0;
                     let at = match (open[axis] != 0, begin[axis]) {
-                        (true, _) => if stride[axis] > 0 || is_squeezed { 0 } else { d - 1 },
+                        (true, _) => {
+                            if stride[axis] > 0 || is_squeezed {
+                                0
+                            } else {
+                                d - 1
+                            }
+                        }
                         (false, b) if b < 0 => (b + d).max(0),
                         (false, b) => b.min(d - 1),
                     };
@@ -411,8 +417,7 @@ impl Planner<'_> {
     fn pool(&mut self, call: &ValidCall, output: ValueId) -> Option<()> {
         let x = self.arg(call, "x")?;
         let (xs, ys) = (self.shape(x), self.shape(output));
-        let kernel: Vec<usize> =
-            self.args(call).ints("kernel_sizes").ok()??.iter().map(|&k| k as usize).collect();
+        let kernel: Vec<usize> = self.args(call).ints("kernel_sizes").ok()??.iter().map(|&k| k as usize).collect();
         let windows = self.windows(call, &xs[2..], &kernel, &ys[2..])?;
         let (pooling, counts) = match call.op.name {
             "avg_pool" => {

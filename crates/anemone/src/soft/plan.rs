@@ -231,9 +231,8 @@ impl<'a> Planner<'a> {
         let mut places = |ids: &[ValueId]| {
             let place = |&id: &ValueId| {
                 let v = f.value(id);
-                let what = || {
-                    format!("`{}` is {}; inputs and outputs are floating-point or int32 tensors", v.name, v.ty)
-                };
+                let what =
+                    || format!("`{}` is {}; inputs and outputs are floating-point or int32 tensors", v.name, v.ty);
                 let place = self.place(id);
                 self.pin(&place);
                 place.ok_or_else(|| Error::config(what()))
@@ -512,7 +511,8 @@ impl<'a> Planner<'a> {
             return Some(());
         }
         let mut ids = call.args.iter().flatten().flat_map(|a| a.ids());
-        if n > MOST_FOLDED || call.op.name.starts_with("random") || ids.any(|id| self.known[id.index()].is_none()) {
+        if n > MOST_FOLDED || call.op.name.starts_with("random") || ids.any(|id| self.known[id.index()].is_none())
+        {
             return None;
         }
         let results = eval(&self.args(call)).ok()?;

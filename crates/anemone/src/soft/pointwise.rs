@@ -4,8 +4,8 @@
 use super::kernels;
 use super::math::{self, Gelu};
 use super::reduce::{larger, smaller};
+use super::simd::vectorized;
 use super::threads;
-use pulp::Arch;
 
 /// Elements of a block.
 pub(super) const BLOCK: usize = 512;
@@ -169,7 +169,12 @@ impl Chain {
     }
 
     /// Runs it, over threads if that is worth it. `outs` has as many elements for each output as the chain has.
-    pub(super) fn run(&self, loads: &[&[f32]; MOST_LOADS], outs: [&mut [f32]; MOST_STORES], scratch: &mut [Vec<f32>]) {
+    pub(super) fn run(
+        &self,
+        loads: &[&[f32]; MOST_LOADS],
+        outs: [&mut [f32]; MOST_STORES],
+        scratch: &mut [Vec<f32>],
+    ) {
         let parts = threads::n_parts(self.n * self.ops.len()).min(scratch.len());
         match threads::pool() {
             Some(pool) if parts > 1 => {
@@ -215,16 +220,25 @@ impl Chain {
     fn part(
         &self,
         loads: &[&[f32]; MOST_LOADS],
-        mut outs: [&mut [f32]; MOST_STORES],
+        outs: [&mut [f32]; MOST_STORES],
         first: usize,
         scratch: &mut [f32],
     ) {
         let n = outs.first().map_or(0, |o| o.len());
-        Arch::new().dispatch(|| {
-            for from in (0..n).step_by(BLOCK) {
-                self.block(loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
-            }
-        });
+        vectorized!(
+        'a,
+        (chain: &'a Chain = self,
+                     loads: &'a [&'a [f32]; MOST_LOADS] = loads,
+                     outs: [&'a mut [f32]; MOST_STORES] = outs,
+                     first: usize = first,
+                     n: usize = n,
+                     scratch: &'a mut [f32] = scratch) {
+                        let mut outs = outs;
+                        for from in (0..n).step_by(BLOCK) {
+                            chain.block(loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
+                        }
+                    }
+                );
     }
 
     #[inline(always)]

@@ -51,7 +51,11 @@ impl Model {
         let gamma = self.param(&format!("{name}_g"), &[1, c, 1, 1])?;
         let beta = self.param(&format!("{name}_b"), &[1, c, 1, 1])?;
         let epsilon = Tensor::float(DType::Fp32, &[], vec![1e-5]);
-        let y = self.call("layer_norm", x).constant("axes", Tensor::i32s(&[1])).constant("epsilon", epsilon).finish()?;
+        let y = self
+            .call("layer_norm", x)
+            .constant("axes", Tensor::i32s(&[1]))
+            .constant("epsilon", epsilon)
+            .finish()?;
         let y = self.b.mul(y, gamma)?;
         self.b.add(y, beta)
     }
@@ -111,7 +115,11 @@ impl Model {
             let shape = ty.fixed_shape().unwrap();
             let n = shape.iter().product();
             if ty.dtype == DType::Int32 {
-                return Tensor::int(DType::Int32, &shape, (0..n).map(|_| i64::from(numbers.bits()) % below).collect());
+                return Tensor::int(
+                    DType::Int32,
+                    &shape,
+                    (0..n).map(|_| i64::from(numbers.bits()) % below).collect(),
+                );
             }
             Tensor::float(DType::Fp32, &shape, (0..n).map(|_| 0.3 * numbers.float() + 0.1).collect())
         };
@@ -288,7 +296,8 @@ fn memory_is_that_of_what_lives_together_and_a_run_leaves_no_trace() {
         for (i, t) in inputs.iter().enumerate() {
             let shift = if t.dtype() == DType::Int32 { first } else { 0 };
             let x: Vec<f32> = t.to_f64s().into_iter().map(|x| (x as i64 + shift) as f32 % 13.0).collect();
-            let x = if t.dtype() == DType::Int32 { x } else { t.to_f64s().into_iter().map(|x| x as f32).collect() };
+            let x =
+                if t.dtype() == DType::Int32 { x } else { t.to_f64s().into_iter().map(|x| x as f32).collect() };
             memory.write_input(&plan, i, &x);
         }
         plan.run(&mut memory).unwrap();

@@ -165,7 +165,10 @@ fn an_index_out_of_range_is_an_error_that_names_the_call() {
     let run = |i| engine(&plan, &[table.clone(), Tensor::int(DType::Int32, &[1], vec![i])]);
     assert!(run(-3).is_ok() && run(2).is_ok());
     let message = run(3).unwrap_err().to_string();
-    assert!(message.contains("op `gather` (`row`): argument `indices` holds 3, the axis has 3 elements"), "{message}");
+    assert!(
+        message.contains("op `gather` (`row`): argument `indices` holds 3, the axis has 3 elements"),
+        "{message}"
+    );
     assert!(run(-4).is_err());
 }
 

@@ -9,7 +9,9 @@ pub(super) fn cases() -> Vec<Case> {
 fn slices() -> Vec<Case> {
     let mut cases = Vec::new();
     for perm in [[0, 1, 2, 3], [1, 0, 2, 3], [0, 3, 2, 1], [3, 2, 1, 0], [0, 2, 3, 1], [-1, 0, 1, 2]] {
-        cases.push(case(format!("transpose {perm:?}"), &[&[3, 5, 18, 33]], 0, move |b, v| b.transpose(v[0], &perm)));
+        cases.push(case(format!("transpose {perm:?}"), &[&[3, 5, 18, 33]], 0, move |b, v| {
+            b.transpose(v[0], &perm)
+        }));
     }
     let spans = [
         ([0, 1, 2], [3, 4, 9], [1, 1, 1]),

@@ -93,7 +93,8 @@ fn of_two() -> Vec<Case> {
 }
 
 fn choices() -> Vec<Case> {
-    let shapes: [[&[usize]; 3]; 2] = [[&[3, 1, 5], &[3, 4, 5], &[1, 4, 1]], [&[2, 2, 300], &[1, 1, 1], &[2, 2, 300]]];
+    let shapes: [[&[usize]; 3]; 2] =
+        [[&[3, 1, 5], &[3, 4, 5], &[1, 4, 1]], [&[2, 2, 300], &[1, 1, 1], &[2, 2, 300]]];
     let build = |b: &mut Builder, v: &[Value]| {
         let zero = number(b, v[0], 0.0);
         let zero = b.constant(zero);
