@@ -5,7 +5,7 @@
 //! `sigmoid` 3 (0 where the result would be subnormal), `softplus` 4, `exp_m1` 8. The polynomials interpolate the
 //! functions at Chebyshev's points.
 
-use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E};
 
 /// Adding it to a small number leaves the nearest whole number in the lowest bits: 1.5 * 2^23.
 const MAGIC: f32 = 12_582_912.0;
@@ -131,7 +131,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     let near = x * polynomial(
         z,
         [
-            1.128_379_2,
+            FRAC_2_SQRT_PI,
             -0.376_126_38,
             0.112_837_82,
             -0.026_865_43,
