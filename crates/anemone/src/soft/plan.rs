@@ -14,9 +14,7 @@ use anemone_mil::valid::{Origin, ValidCall, ValidFunction, ValueId};
 use std::collections::HashMap;
 
 /// The steps of a function, and where its values lie.
-pub(crate) struct Plan(Box<Parts>);
-
-struct Parts {
+pub(crate) struct Plan {
     inputs: Vec<(String, Type)>,
     outputs: Vec<(String, Type)>,
     input_places: Vec<Place>,
@@ -59,23 +57,23 @@ impl Plan {
 
     /// Name and type of each input.
     pub(crate) fn inputs(&self) -> &[(String, Type)] {
-        &self.0.inputs
+        &self.inputs
     }
 
     /// Name and type of each output.
     pub(crate) fn outputs(&self) -> &[(String, Type)] {
-        &self.0.outputs
+        &self.outputs
     }
 
     /// Memory to run in.
     pub(crate) fn memory(&self) -> Memory {
-        let (floats, ints) = self.0.slots.memory();
+        let (floats, ints) = self.slots.memory();
         Memory {
             floats,
             ints,
-            others: self.0.others.clone(),
-            scratch: vec![vec![0.0; self.0.n_scratch]; threads::most_parts()],
-            wide: vec![0.0; self.0.n_wide],
+            others: self.others.clone(),
+            scratch: vec![vec![0.0; self.n_scratch]; threads::most_parts()],
+            wide: vec![0.0; self.n_wide],
         }
     }
 
@@ -85,7 +83,7 @@ impl Plan {
     ///
     /// If an index is out of range, or an op without a step of its own fails on these values.
     pub(crate) fn run(&self, memory: &mut Memory) -> Result<()> {
-        self.0.steps.iter().try_for_each(|step| step.run(memory))
+        self.steps.iter().try_for_each(|step| step.run(memory))
     }
 
     /// Runs the steps of one part.
@@ -100,13 +98,13 @@ impl Plan {
 
     #[cfg(test)]
     pub(super) fn steps(&self) -> &[Step] {
-        &self.0.steps
+        &self.steps
     }
 
     /// The elements of all slots.
     #[cfg(test)]
     pub(super) fn n_elements(&self) -> usize {
-        self.0.slots.n_elements()
+        self.slots.n_elements()
     }
 }
 
@@ -114,7 +112,7 @@ impl Memory {
     /// The elements of a floating-point input, to be written before a run; fp16 inputs take numbers on the fp16 grid.
     /// Nothing of an `int32` input: [`Memory::write_input`] takes those too.
     pub(crate) fn input_mut(&mut self, plan: &Plan, index: usize) -> &mut [f32] {
-        let Place { kind, slot, range } = &plan.0.input_places[index];
+        let Place { kind, slot, range } = &plan.input_places[index];
         match kind {
             PlaceKind::Floats => &mut self.floats[*slot][range.clone()],
             PlaceKind::Ints => &mut [],
@@ -131,7 +129,7 @@ impl Memory {
 
     /// The elements of a floating-point output, after a run; of an `int32` output [`Memory::read_output`] gives them.
     pub(crate) fn output(&self, plan: &Plan, index: usize) -> &[f32] {
-        match &plan.0.output_places[index] {
+        match &plan.output_places[index] {
             place if place.kind == PlaceKind::Floats => self.read(place),
             _ => &[],
         }
@@ -139,7 +137,7 @@ impl Memory {
 
     /// Writes an input, whole numbers of an `int32` one being given as floats.
     pub(crate) fn write_input(&mut self, plan: &Plan, index: usize, elements: &[f32]) {
-        let Place { kind, slot, range } = &plan.0.input_places[index];
+        let Place { kind, slot, range } = &plan.input_places[index];
         match kind {
             PlaceKind::Floats => self.floats[*slot][range.clone()].copy_from_slice(elements),
             PlaceKind::Ints => {
@@ -150,9 +148,9 @@ impl Memory {
     }
 
     /// Reads an output, whole numbers of an `int32` one as floats.
-    #[allow(dead_code)]
+    #[cfg(test)]
     pub(crate) fn read_output(&self, plan: &Plan, index: usize, elements: &mut [f32]) {
-        let place = &plan.0.output_places[index];
+        let place = &plan.output_places[index];
         match place.kind {
             PlaceKind::Floats => elements.copy_from_slice(self.read(place)),
             PlaceKind::Ints => {
@@ -298,7 +296,7 @@ impl<'a> Planner<'a> {
         input_places.iter_mut().chain(&mut output_places).for_each(|p| p.slot = of_buffer[p.slot]);
         let named =
             |ids: &[ValueId]| ids.iter().map(|&v| (f.value(v).name.clone(), f.value(v).ty.clone())).collect();
-        Ok(Plan(Box::new(Parts {
+        Ok(Plan {
             input_places,
             output_places,
             inputs: named(&f.inputs),
@@ -309,7 +307,7 @@ impl<'a> Planner<'a> {
             others: self.others,
             n_scratch: self.n_scratch,
             n_wide: self.n_wide,
-        })))
+        })
     }
 
     /// Counts how often each value is read on the way to the outputs.
