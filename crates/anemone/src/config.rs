@@ -320,9 +320,9 @@ mod tests {
 
     #[test]
     fn a_configuration_is_read_back_as_it_was_written() {
-        let mut dynamic = Config::tiny();
+        let mut dynamic = Config::preset("tiny").unwrap();
         dynamic.train.loss_scale = LossScale::Dynamic(DynamicScale::default());
-        for config in [Config::default(), Config::tiny(), dynamic] {
+        for config in [Config::default(), Config::preset("tiny").unwrap(), dynamic] {
             assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config);
         }
     }
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn length_and_device_are_no_part_of_the_identity() {
-        let a = Config::tiny();
+        let a = Config::preset("tiny").unwrap();
         let mut b = a.clone();
         b.train.steps = 5;
         b.device.chip = "m1".into();
@@ -454,7 +454,7 @@ mod tests {
     fn overlap_is_part_of_the_identity_only_where_something_overlaps() {
         let identity = |strategy, overlap, stale_scale| {
             let weights = WeightsConfig { strategy, overlap, stale_scale, ..WeightsConfig::default() };
-            Config { weights, ..Config::tiny() }.identity()
+            Config { weights, ..Config::preset("tiny").unwrap() }.identity()
         };
         let (operand, baked) = (Strategy::Operand, Strategy::Baked);
         assert_eq!(identity(operand, true, 0.5), identity(operand, false, 1.0));
@@ -465,7 +465,7 @@ mod tests {
     #[test]
     fn length_is_part_of_the_identity_where_the_learning_rate_depends_on_it() {
         let identity = |kind, steps, schedule_steps| {
-            let mut config = Config::tiny();
+            let mut config = Config::preset("tiny").unwrap();
             config.train.steps = steps;
             config.train.schedule.kind = kind;
             config.train.schedule.steps = schedule_steps;

@@ -4,9 +4,12 @@
 mod support;
 
 use anemone::checkpoint::Checkpoint;
-use anemone::config::{Config, DynamicScale, LossScale, NonFinite, ScheduleConfig, ScheduleKind, Strategy};
+use anemone::config::{
+    Config, DynamicScale, LossScale, ModelConfig, NonFinite, ScheduleConfig, ScheduleKind, Strategy,
+};
 use anemone::data::{Data, Part};
 use anemone::mil::ir::{DType, TensorType};
+use anemone::nn::Lora;
 use anemone::random::Random;
 use anemone::train::{Evaluator, Event, StepReport};
 use anemone::weights_file::NamedTensor;
@@ -157,6 +160,31 @@ fn a_run_resumed_after_every_update_is_the_undisturbed_one_bit_for_bit() {
             let last = whole.report.validation.unwrap();
             assert!(last.loss < 0.95 * first.loss, "{what}: {} to {}", first.loss, last.loss);
         }
+    }
+}
+
+/// With adapters, the parameters they stand beside are frozen.
+#[test]
+fn frozen_parameters_stay_and_have_no_place_in_the_optimizer() {
+    for accumulate in [1, 3] {
+        let mut config = small(30, OPERAND);
+        let ModelConfig::Mlp(mlp) = &mut config.model else { panic!("expected an MLP") };
+        mlp.lora = Some(Lora { rank: 2, ..Lora::default() });
+        config.optimizer = toml::from_str("kind = \"adamw\"\nweight_decay = 0.1").unwrap();
+        (config.train.lr, config.train.accumulate) = (0.02, accumulate);
+        // The gradient of the input, which comes after the others, is nobody's.
+        config.train.input_gradient = true;
+        let data = Noise::new();
+        let before = trainer(&config, &data).weights();
+        let found = run(&config, &data, |_| false);
+        let is_adapter = |name: &str| name.contains("lora");
+        for (before, after) in before.iter().zip(&found.weights) {
+            assert_eq!(before.data != after.data, is_adapter(&after.name), "{}", after.name);
+        }
+        assert_eq!(found.weights.iter().filter(|t| is_adapter(&t.name)).count(), 4);
+        let state: Vec<&str> = found.last.tensors[before.len()..].iter().map(|t| t.name.as_str()).collect();
+        assert!(state.len() == 8 && state.iter().all(|name| is_adapter(name)), "{state:?}");
+        assert!(run(&config, &data, |step| step == 15).last.tensors == found.last.tensors);
     }
 }
 

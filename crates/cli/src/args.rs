@@ -1,6 +1,6 @@
 //! The arguments of the command line: what is a string there has its type here.
 
-use anemone::config::Strategy;
+use anemone::config::{Place, Strategy};
 use anemone::device::{Faults, Select};
 use anemone_mil::Chip;
 use anemone_mil::ir::Version;
@@ -64,6 +64,9 @@ Presets:
 Examples:
   anemone train                                  the preset `tiny`, in runs/tiny
   anemone train --weights operand --steps 500    weights passed in instead of compiled in
+  anemone train digits                           handwritten digits; digits-convnet with convolutions
+  anemone train shakespeare                      a small transformer on the characters of plays
+  anemone train shakespeare --plan               what its steps would do where
   anemone train my.toml --run-dir runs/mine      your own configuration
   anemone train my.toml --lr 3e-4 --clip 1       ... with another learning rate, gradients clipped
   anemone train --resume --run-dir runs/mine     go on where it was saved
@@ -82,7 +85,8 @@ Exit codes:
   2    the command line is wrong
   130  interrupted twice")]
 pub(crate) struct Train {
-    /// A preset, or the path of a configuration (`*.toml`); with --resume, by default the run's own
+    /// A preset (tiny, digits, digits-convnet, shakespeare), or the path of a configuration (`*.toml`); with --resume,
+    /// by default the run's own
     #[arg(value_name = "PRESET|CONFIG")]
     pub(crate) what: Option<String>,
 
@@ -148,6 +152,19 @@ pub(crate) struct Train {
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_every: Option<u64>,
 
+    /// Print what a step would do where, and train nothing
+    #[arg(long, conflicts_with_all = ["resume", "quiet"])]
+    pub(crate) plan: bool,
+
+    /// Compute activations again in the backward pass instead of keeping them: less memory, more work
+    /// [config: plan.recompute]
+    #[arg(long)]
+    pub(crate) recompute: bool,
+
+    /// Where the gradients of weights are computed [config: plan.weight_gradients]
+    #[arg(long, value_parser = place())]
+    pub(crate) weight_gradients: Option<Place>,
+
     /// The run's folder; by default the next free one of runs/PRESET, runs/PRESET-2, ...
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
@@ -160,7 +177,7 @@ pub(crate) struct Train {
     #[arg(long, hide = true)]
     pub(crate) restarted: bool,
 
-    /// Print the final report as JSON
+    /// Print the final report, or the plan, as JSON
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -491,6 +508,10 @@ fn named_path(given: &str) -> Result<(String, PathBuf), String> {
 
 fn select() -> impl TypedValueParser<Value = Select> {
     named(&[("auto", Select::Auto), ("ane", Select::Ane), ("soft", Select::Soft)])
+}
+
+fn place() -> impl TypedValueParser<Value = Place> {
+    named(&[("host", Place::Host), ("device", Place::Device)])
 }
 
 fn strategy() -> impl TypedValueParser<Value = Strategy> {

@@ -39,6 +39,14 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
     }
     let (options, why) = engine::options(&device)?;
     let trainer = Trainer::new(&config, device::open(&options)?)?;
+    if args.plan {
+        if args.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(trainer.plan())?)?;
+        } else {
+            write!(out, "{}", trainer.plan())?;
+        }
+        return Ok(Outcome::Clean);
+    }
     let dir = match to_resume {
         Some(path) => RunDir::resume(path)?,
         None => RunDir::create(args.run_dir.as_deref(), &name)?,
@@ -121,6 +129,12 @@ fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result
     }
     if let Some(every) = args.eval_every {
         config.eval.every = every;
+    }
+    if args.recompute {
+        config.plan.recompute = true;
+    }
+    if let Some(place) = args.weight_gradients {
+        config.plan.weight_gradients = place;
     }
     if let Some(every) = args.checkpoint_every {
         config.checkpoint.every = every;

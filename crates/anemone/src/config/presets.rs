@@ -1,52 +1,47 @@
-//! Whole configurations by name.
+//! Whole configurations by name, kept as the files a user would write.
 
-use super::{Config, Io, ModelConfig, Strategy, TrainConfig, WeightsConfig};
-use crate::models::Mlp;
-use crate::params::Init;
+use super::Config;
+
+/// Name and text of each.
+const FILES: [(&str, &str); 4] = [
+    ("tiny", include_str!("presets/tiny.toml")),
+    ("digits", include_str!("presets/digits.toml")),
+    ("digits-convnet", include_str!("presets/digits-convnet.toml")),
+    ("shakespeare", include_str!("presets/shakespeare.toml")),
+];
 
 /// The names of the presets.
-pub const PRESETS: &[&str] = &["tiny"];
+pub const PRESETS: &[&str] = &{
+    let mut names = [""; FILES.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = FILES[i].0;
+        i += 1;
+    }
+    names
+};
 
 impl Config {
     /// The preset of that name.
     pub fn preset(name: &str) -> Option<Config> {
-        match name {
-            "tiny" => Some(Config::tiny()),
-            _ => None,
-        }
+        // Each can be read, as a test makes sure.
+        Config::from_toml(Config::preset_text(name)?).ok()
     }
 
-    /// The job of the field's first program to train on the engine: `y = W2 relu(W1 x)`, 64 to 128 to 64 channels,
-    /// 16 rows of a sine, an update every 10 steps, weights compiled in, compiles in the background.
-    pub(super) fn tiny() -> Config {
-        let wave = |amplitude, frequency, phase| (amplitude, frequency, phase);
-        let (a1, f1, p1) = wave(0.01, 1.3, 0.7);
-        let (a2, f2, p2) = wave(0.01, 0.9, 1.1);
-        Config {
-            model: ModelConfig::Mlp(Mlp {
-                inputs: 64,
-                outputs: 64,
-                init: vec![
-                    Init::Sine { amplitude: a1, frequency: f1, phase: p1 },
-                    Init::Cosine { amplitude: a2, frequency: f2, phase: p2 },
-                ],
-                ..Mlp::default()
-            }),
-            train: TrainConfig {
-                steps: 2000,
-                lr: 1.0,
-                accumulate: 10,
-                stop_below: 1e-6,
-                input_gradient: true,
-                ..TrainConfig::default()
-            },
-            weights: WeightsConfig {
-                strategy: Strategy::Baked,
-                io: Io::Fp32,
-                compile_budget: 100,
-                ..WeightsConfig::default()
-            },
-            ..Config::default()
+    /// The preset of that name as it is written, with comments.
+    pub fn preset_text(name: &str) -> Option<&'static str> {
+        FILES.iter().find(|(n, _)| *n == name).map(|(_, text)| *text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_can_be_read() {
+        for (name, text) in FILES {
+            assert!(Config::from_toml(text).is_ok(), "{name}: {:?}", Config::from_toml(text));
         }
     }
 }
