@@ -95,6 +95,7 @@ fn what_is_written_is_what_was_read() {
 
 /// `transformers` loads what is written here, with all weights in their places, and computes the same.
 #[test]
+#[allow(clippy::print_stdout)] // Why it is skipped, and how close it is.
 fn what_is_written_is_read_there() {
     let Some(python) = std::env::var_os("ANEMONE_PYTHON") else {
         println!("skipped: ANEMONE_PYTHON names no Python with transformers and torch");
