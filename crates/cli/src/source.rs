@@ -47,9 +47,9 @@ pub(crate) fn find_weights(run: &Path, names: &[&str]) -> anyhow::Result<PathBuf
     match names.iter().map(|name| run.join(name)).find(|p| p.exists()) {
         Some(path) => Ok(path),
         None => bail!(
-            "`{}` has none of {}: train for longer, or name a file with --weights",
+            "`{}` has neither {}: train for longer, or name a file with --weights",
             run.display(),
-            names.join(", ")
+            names.join(" nor ")
         ),
     }
 }

@@ -183,7 +183,11 @@ fn what_is_wrong_is_named() {
         (&["generate", "run", "--top-p", "0"], 1, &["top-p is 0"]),
         (&["generate", "run", "--top-k", "few"], 2, &["few", "--top-k"]),
         (&["generate", "tiny"], 1, &["predicts no tokens", "gpt or llama"]),
-        (&["generate", "early"], 1, &["early", "best.safetensors, weights.safetensors, checkpoint.anemone"]),
+        (
+            &["generate", "early"],
+            1,
+            &["early", "neither best.safetensors nor weights.safetensors nor checkpoint.anemone"],
+        ),
         (&["generate", "run", "--weights", "tiny/weights.safetensors"], 1, &["have no `transformer.wte.weight`"]),
         (&["generate", "absent"], 1, &["absent"]),
         (&["generate", numbers], 1, &["no tokenizer", "--prompt 1"]),
