@@ -84,8 +84,9 @@ cat >"$out/valgrind.supp" <<'SUPP'
    fun:is_dst
 }
 SUPP
-# Where nothing is debugged, nothing is written to be debugged with.
-export CARGO_PROFILE_DEV_DEBUG=0
+# Where nothing is debugged, nothing is written to be debugged with; nor is it taken out, which needs a tool that the
+# toolchain for macOS lacks.
+export CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=none
 (
     export CC=$out/cc CARGO_TARGET_DIR=$out/gnustep
     export RUSTFLAGS="-L native=$out/stand-ins -Clink-arg=-Wl,-rpath,$out/stand-ins"

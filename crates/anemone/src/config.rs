@@ -100,7 +100,10 @@ impl ModelConfig {
                 determine(&mut gpt.vocabulary, "model.vocabulary", n_classes)?;
                 determine(&mut gpt.context, "model.context", size(data.input(), 1))?;
             }
-            ModelConfig::Llama(llama) => determine(&mut llama.vocabulary, "model.vocabulary", n_classes)?,
+            ModelConfig::Llama(llama) => {
+                determine(&mut llama.vocabulary, "model.vocabulary", n_classes)?;
+                determine(&mut llama.context, "model.context", size(data.input(), 1))?;
+            }
         }
         Ok(config)
     }

@@ -1,6 +1,8 @@
 //! The one list of parameters: what a model declares once, and everything else iterates over.
 
+use crate::error::{Error, Result};
 use crate::random::Random;
+use crate::weights_file::NamedTensor;
 use serde::{Deserialize, Serialize};
 
 /// A parameter as its model declares it.
@@ -86,5 +88,21 @@ impl ParamSpec {
             Init::Sine { amplitude, frequency, phase } => wave(f64::sin, amplitude, frequency, phase),
             Init::Cosine { amplitude, frequency, phase } => wave(f64::cos, amplitude, frequency, phase),
         }
+    }
+}
+
+/// The elements of a parameter among weights.
+///
+/// # Errors
+///
+/// If it is not there in its shape.
+pub(crate) fn find<'a>(spec: &ParamSpec, weights: &'a [NamedTensor]) -> Result<&'a [f32]> {
+    match weights.iter().find(|t| t.name == spec.name) {
+        Some(t) if t.shape == spec.shape => Ok(&t.data),
+        Some(t) => Err(Error::checkpoint(format!(
+            "`{}` has shape {:?} in the weights, expected {:?}: give weights of this model",
+            spec.name, t.shape, spec.shape
+        ))),
+        None => Err(Error::checkpoint(format!("the weights have no `{}`: give weights of this model", spec.name))),
     }
 }

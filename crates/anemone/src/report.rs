@@ -12,8 +12,14 @@ pub struct Stats {
     pub wall_s: f64,
     /// Time in the device's kernels, copies to and from it included.
     pub device_s: f64,
+    /// The part of it in copies to and from the device's buffers.
+    pub copy_s: f64,
     /// Time in the host's part of steps.
     pub host_s: f64,
+    /// Time of the host in work that nothing but gradients needs, most of it the products that give those of weights.
+    pub gradients_s: f64,
+    /// The part of it that was done while the device worked, and so is in `device_s`.
+    pub gradients_hidden_s: f64,
     /// Time spent compiling, on whichever thread.
     pub compile_busy_s: f64,
     /// Time training stood still for a compile: what overlap did not hide.
@@ -179,7 +185,9 @@ impl fmt::Display for Report {
         writeln!(f)?;
         writeln!(f, "Wall time             {:>12.1} ms", ms(s.wall_s))?;
         time(f, "device", s.device_s)?;
+        time(f, "  of it copies", s.copy_s)?;
         time(f, "host", s.host_s)?;
+        time(f, "  of it for gradients", s.gradients_s - s.gradients_hidden_s)?;
         time(f, "waiting for compiles", s.compile_wait_s)?;
         if s.eval_s > 0.0 {
             time(f, "evaluation", s.eval_s)?;
@@ -204,7 +212,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "Host products         {:>12.2} GFLOP/s ({} FLOP a step)",
-            rate(self.host_flops_per_step, s.host_s),
+            rate(self.host_flops_per_step, s.host_s + s.gradients_hidden_s),
             self.host_flops_per_step
         )?;
         writeln!(f)?;

@@ -16,6 +16,7 @@ pub(crate) mod plan;
 mod pointwise;
 mod product;
 mod reduce;
+mod simd;
 mod slots;
 pub(crate) mod steps;
 pub(crate) mod threads;

@@ -3,18 +3,20 @@
 mod compiling;
 mod evaluate;
 mod kernels;
+mod pass;
 pub(crate) mod plan;
 mod precision;
 pub(crate) mod programs;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Io, Strategy};
-use crate::data::{Data, Part};
+use crate::data::{Data, Tokenizer};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Built, Graph, Model};
 use crate::optim::{self, Optimizer, Update};
 use crate::params::ParamSpec;
+use crate::pretrained;
 use crate::random::Random;
 use crate::report::{Best, Report, Stats, Validation};
 use crate::weights_file::NamedTensor;
@@ -22,17 +24,13 @@ use anemone_mil::ir::DType;
 use compiling::Cut;
 pub use evaluate::Evaluator;
 use evaluate::Forward;
-use kernels::{Background, Compiler, Kernels, Work};
+use kernels::{Background, Compiler, Kernels};
 pub use plan::{Description, HostOp, ProgramUse};
-use plan::{Environment, Part as PlanPart, TrainPlan};
+use plan::{Environment, TrainPlan};
 use precision::Precision;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Floating-point operations above which host work is done on this thread while another waits for the device;
-/// starting that one takes some 20 microseconds.
-const WORTH_A_THREAD: u64 = 4_000_000;
 
 /// Trains a model on a device, a step at a time.
 ///
@@ -168,7 +166,9 @@ impl Trainer {
     /// If the configuration asks for something impossible, on this device or at all.
     pub fn new(config: &Config, device: Arc<dyn Device>) -> Result<Trainer> {
         let data = config.data()?;
-        Trainer::with_model(config, &*config.model.model(&*data)?, data, device)
+        // The run's own configuration has all sizes, so that its weights can be used without the data.
+        let config = Config { model: config.model.determined(&*data)?, ..config.clone() };
+        Trainer::with_model(&config, &*config.model.model(&*data)?, data, device)
     }
 
     /// A trainer of any model on any data; of the configuration, `model` and `data` are not looked at.
@@ -189,7 +189,11 @@ impl Trainer {
         }
         let mut random = Random::new(config.train.seed);
         let specs: Vec<ParamSpec> = built.params.iter().map(|(spec, _)| spec.clone()).collect();
-        let params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
+        let mut params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
+        if let Some(path) = &config.train.init_weights {
+            pretrained::initialize(&specs, &mut params, &pretrained::load_weights(path)?)
+                .map_err(|e| e.context(format!("`train.init_weights`: `{}`", path.display())))?;
+        }
         let trained: Vec<ParamSpec> = specs.iter().filter(|s| s.trainable).cloned().collect();
         let Cut { plan, compiler, io, n_fallbacks } = Cut::new(config, &built, &device, config.weights.io)?;
         let forward = Forward::new(&built, &*data)?;
@@ -307,7 +311,8 @@ impl Trainer {
         let started = Instant::now();
         let step = self.state.step;
         let staleness = self.state.update - self.batch.kernel_update;
-        let device_s = self.forward_and_backward()?;
+        let times = self.forward_and_backward()?;
+        let device_s = times.device.as_secs_f64();
         let loss = self.environment.loss();
         let skipped = !loss.is_finite();
         let first = step - self.batch.n_steps;
@@ -332,6 +337,9 @@ impl Trainer {
         let validation = if ends && self.is_validated_after(first) { self.validate()? } else { None };
         self.state.stats.device_s += device_s;
         self.state.stats.host_s += step_s - device_s;
+        self.state.stats.copy_s += times.copies.as_secs_f64();
+        self.state.stats.gradients_s += times.gradients.as_secs_f64();
+        self.state.stats.gradients_hidden_s += times.gradients_hidden.as_secs_f64();
         Ok(Event::Step(StepReport {
             step,
             loss,
@@ -374,6 +382,16 @@ impl Trainer {
     /// Steps done.
     pub fn n_steps(&self) -> u64 {
         self.state.step
+    }
+
+    /// The configuration, with the sizes of the data where it left them out.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What turned text into the tokens that are trained on, where it was text.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.data.tokenizer()
     }
 
     /// How many targets a step has, and what they are.
@@ -463,37 +481,6 @@ impl Trainer {
 
     fn converged(&self, loss: Option<f32>) -> bool {
         loss.is_some_and(|l| l < self.config.train.stop_below)
-    }
-
-    /// One pass over all pieces; gives the time the device took, in seconds.
-    fn forward_and_backward(&mut self) -> Result<f64> {
-        let e = &mut self.environment;
-        let (x, target) = e.batch_mut();
-        self.data.batch(Part::Train, self.state.step, x, target)?;
-        e.begin(self.state.precision.scale);
-        let Some(kernels) = &mut self.kernels else { return Err(Error::config("there are no kernels")) };
-        let mut device_s = 0.0;
-        // What only gradients need is done while the device works, if it is worth another thread.
-        let mut deferred = Vec::new();
-        for &part in &self.plan.parts {
-            match part {
-                PlanPart::Host(part) => self.plan.run_host(part, e)?,
-                PlanPart::Deferred(part) if self.plan.host_flops(part) < WORTH_A_THREAD => {
-                    self.plan.run_host(part, e)?;
-                }
-                PlanPart::Deferred(part) => deferred.push(part),
-                PlanPart::Device(index) => {
-                    let start = Instant::now();
-                    let parts = std::mem::take(&mut deferred);
-                    let mut work = |e: &mut Environment| parts.iter().try_for_each(|&p| self.plan.run_host(p, e));
-                    let meanwhile: Option<Work<'_>> = if parts.is_empty() { None } else { Some(&mut work) };
-                    kernels.run(index, &self.plan.calls[index], e, &mut self.state.stats.n_retries, meanwhile)?;
-                    device_s += start.elapsed().as_secs_f64();
-                }
-            }
-        }
-        deferred.into_iter().try_for_each(|part| self.plan.run_host(part, e))?;
-        Ok(device_s)
     }
 
     /// Adds the step's gradients to the batch's.
@@ -628,8 +615,8 @@ impl Trainer {
         Some(self.state.stats.engine_energy_j.unwrap_or(0.0) + used)
     }
 
-    /// The counters with those of this process added.
-    fn stats(&self) -> Stats {
+    /// The counters of the run so far, those of earlier processes included.
+    pub fn stats(&self) -> Stats {
         Stats {
             wall_s: self.state.stats.wall_s + self.clock.elapsed().as_secs_f64(),
             n_compiles: self.n_compiles(),

@@ -1,6 +1,6 @@
 //! The arguments of the command line: what is a string there has its type here.
 
-use anemone::config::Strategy;
+use anemone::config::{Place, Strategy};
 use anemone::device::{Faults, Select};
 use anemone_mil::Chip;
 use anemone_mil::ir::Version;
@@ -12,6 +12,8 @@ const EXAMPLES: &str = "\
 Examples:
   anemone train                        train the preset `tiny`, a two-layer network
   anemone eval runs/tiny               how good are its weights?
+  anemone generate runs/shakespeare    text from it, if it predicts tokens
+  anemone import gpt2                  a model of Hugging Face's, to train further
   anemone devices                      what this machine can train on
   anemone doctor                       what its engine can do, tried
   anemone check model.mil              is this program right?
@@ -39,6 +41,9 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Train(Train),
     Eval(Eval),
+    Generate(Generate),
+    Import(Import),
+    Export(Export),
     Check(Check),
     Fmt(Fmt),
     Devices(Devices),
@@ -59,6 +64,9 @@ Presets:
 Examples:
   anemone train                                  the preset `tiny`, in runs/tiny
   anemone train --weights operand --steps 500    weights passed in instead of compiled in
+  anemone train digits                           handwritten digits; digits-convnet with convolutions
+  anemone train shakespeare                      a small transformer on the characters of plays
+  anemone train shakespeare --plan               what its steps would do where
   anemone train my.toml --run-dir runs/mine      your own configuration
   anemone train my.toml --lr 3e-4 --clip 1       ... with another learning rate, gradients clipped
   anemone train --resume --run-dir runs/mine     go on where it was saved
@@ -77,7 +85,8 @@ Exit codes:
   2    the command line is wrong
   130  interrupted twice")]
 pub(crate) struct Train {
-    /// A preset, or the path of a configuration (`*.toml`); with --resume, by default the run's own
+    /// A preset (tiny, digits, digits-convnet, shakespeare), or the path of a configuration (`*.toml`); with --resume,
+    /// by default the run's own
     #[arg(value_name = "PRESET|CONFIG")]
     pub(crate) what: Option<String>,
 
@@ -135,9 +144,26 @@ pub(crate) struct Train {
     #[arg(long, value_name = "N")]
     pub(crate) compile_budget: Option<usize>,
 
+    /// Begin with the weights of this safetensors file or checkpoint [config: train.init_weights]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) init_weights: Option<PathBuf>,
+
     /// Save a checkpoint every so many steps; 0 for only at restarts and at the end [config: checkpoint.every]
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_every: Option<u64>,
+
+    /// Print what a step would do where, and train nothing
+    #[arg(long, conflicts_with_all = ["resume", "quiet"])]
+    pub(crate) plan: bool,
+
+    /// Compute activations again in the backward pass instead of keeping them: less memory, more work
+    /// [config: plan.recompute]
+    #[arg(long)]
+    pub(crate) recompute: bool,
+
+    /// Where the gradients of weights are computed [config: plan.weight_gradients]
+    #[arg(long, value_parser = place())]
+    pub(crate) weight_gradients: Option<Place>,
 
     /// The run's folder; by default the next free one of runs/PRESET, runs/PRESET-2, ...
     #[arg(long, value_name = "DIR")]
@@ -151,7 +177,7 @@ pub(crate) struct Train {
     #[arg(long, hide = true)]
     pub(crate) restarted: bool,
 
-    /// Print the final report as JSON
+    /// Print the final report, or the plan, as JSON
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -195,6 +221,127 @@ pub(crate) struct Eval {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Generate text with a model, shown as it comes, on the host in f32
+///
+/// The model is a run's folder or one of its weights, a folder of Hugging Face's (GPT-2, Llama), or a file of llama2.c.
+/// When a model has seen as many tokens as it can, it goes on with the later half of them. Where there is no tokenizer,
+/// the prompt is numbers of tokens, and so is what comes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone generate runs/shakespeare --prompt 'ROMEO:'
+  anemone generate runs/shakespeare --temperature 0 --tokens 100     always the likeliest
+  anemone generate runs/shakespeare --top-k 20 --top-p 0.9 --seed 7
+  anemone generate stories15M.bin --prompt 1
+
+Exit codes:
+  0  generated
+  1  failed: a file is missing or damaged, or the prompt has characters that the tokenizer has not
+  2  the command line is wrong")]
+pub(crate) struct Generate {
+    /// The folder of a run, one of its weights, a folder of Hugging Face's, or a file of llama2.c
+    #[arg(value_name = "RUN|FILE")]
+    pub(crate) path: PathBuf,
+
+    /// What the text begins with; if not said, a line break
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+
+    /// How many tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub(crate) tokens: usize,
+
+    /// What logits are divided by: 0 takes the likeliest token always, 1 draws by the model's own shares
+    #[arg(long, value_name = "T", default_value_t = 0.8, allow_negative_numbers = true)]
+    pub(crate) temperature: f32,
+
+    /// Draw from so many of the likeliest tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub(crate) top_k: usize,
+
+    /// Draw from the likeliest tokens that together have this share
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub(crate) top_p: f32,
+
+    /// The seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// A safetensors file or a checkpoint (`*.anemone`) of the run's model; by default the run's best weights, its final
+    /// ones, or those of its last checkpoint
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
+
+    /// The tokenizer, as a run keeps it or as Hugging Face does
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) tokenizer: Option<PathBuf>,
+
+    /// Print one JSON object at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Do not say how fast it was
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// Import a model that was trained elsewhere: Hugging Face's GPT-2 and Llama, or a file of llama2.c
+///
+/// It gets a folder as a run does, for `anemone generate` and `anemone export`. To train it further, copy the folder's
+/// config.toml, say in it on what data, and train that: it begins with these weights.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone import models/gpt2                             in runs/gpt2
+  anemone import stories15M.bin --run-dir runs/stories
+  anemone train mine.toml                                a copy of runs/stories/config.toml with a section `data`
+
+Exit codes:
+  0  imported
+  1  failed: a file is missing or damaged, or the model has something that is not implemented
+  2  the command line is wrong")]
+pub(crate) struct Import {
+    /// A folder with config.json and model.safetensors, or a file (`*.bin`) of llama2.c's first format
+    #[arg(value_name = "FOLDER|FILE.bin")]
+    pub(crate) path: PathBuf,
+
+    /// The folder it gets; by default the next free one of runs/NAME, runs/NAME-2, ...
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+
+    /// Its tokenizer, where the folder has none
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) tokenizer: Option<PathBuf>,
+}
+
+/// Export a gpt or llama as Hugging Face keeps it: config.json and model.safetensors
+///
+/// `transformers` loads the folder as GPT2LMHeadModel or LlamaForCausalLM. Adapters are merged into the weights.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone export runs/shakespeare shakespeare-hf
+  anemone export runs/mine mine-hf --weights runs/mine/checkpoint.anemone
+
+Exit codes:
+  0  exported
+  1  failed: a file is missing or damaged, the model has no such form, or the folder is not empty
+  2  the command line is wrong")]
+pub(crate) struct Export {
+    /// The folder of a run, one of its weights, a folder of Hugging Face's, or a file of llama2.c
+    #[arg(value_name = "RUN|FILE")]
+    pub(crate) path: PathBuf,
+
+    /// The folder to write, which must be empty or not there
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+
+    /// A safetensors file or a checkpoint (`*.anemone`) of the run's model; by default the run's best weights, its final
+    /// ones, or those of its last checkpoint
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
 }
 
 /// Check MIL programs: syntax, names, types, weights, and the rules of a chip's Neural Engine
@@ -361,6 +508,10 @@ fn named_path(given: &str) -> Result<(String, PathBuf), String> {
 
 fn select() -> impl TypedValueParser<Value = Select> {
     named(&[("auto", Select::Auto), ("ane", Select::Ane), ("soft", Select::Soft)])
+}
+
+fn place() -> impl TypedValueParser<Value = Place> {
+    named(&[("host", Place::Host), ("device", Place::Device)])
 }
 
 fn strategy() -> impl TypedValueParser<Value = Strategy> {

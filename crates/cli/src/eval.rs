@@ -1,14 +1,12 @@
 //! `anemone eval`: what a run's weights do on its validation data, on the host in f32.
 
 use crate::run_dir;
-use crate::{Outcome, args, train};
-use anemone::checkpoint::Checkpoint;
+use crate::{Outcome, args, source, train};
 use anemone::data::Part;
+use anemone::pretrained::load_weights;
 use anemone::train::Evaluator;
-use anemone::weights_file::{NamedTensor, load_safetensors};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 pub(crate) fn run(args: &args::Eval, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let mut config = train::read_config(&args.run.join(run_dir::CONFIG))
@@ -18,9 +16,9 @@ pub(crate) fn run(args: &args::Eval, out: &mut dyn Write) -> anyhow::Result<Outc
     }
     let path = match &args.weights {
         Some(path) => path.clone(),
-        None => latest(&args.run)?,
+        None => source::find_weights(&args.run, source::LATEST)?,
     };
-    let weights = load(&path)?;
+    let weights = load_weights(&path)?;
     let mut evaluator = Evaluator::new(&config)?;
     let part = match evaluator.part() {
         Part::Validation => "validation",
@@ -47,24 +45,4 @@ pub(crate) fn run(args: &args::Eval, out: &mut dyn Write) -> anyhow::Result<Outc
         writeln!(out, "Accuracy  {:.2} %", 100.0 * accuracy)?;
     }
     Ok(Outcome::Clean)
-}
-
-/// The final weights of a run, or those of its last checkpoint.
-fn latest(run: &Path) -> anyhow::Result<PathBuf> {
-    let found =
-        [run_dir::WEIGHTS, run_dir::CHECKPOINT].map(|name| run.join(name)).into_iter().find(|p| p.exists());
-    match found {
-        Some(path) => Ok(path),
-        None => bail!(
-            "`{}` has neither {} nor {}: train for longer, or name a file with --weights",
-            run.display(),
-            run_dir::WEIGHTS,
-            run_dir::CHECKPOINT
-        ),
-    }
-}
-
-fn load(path: &Path) -> anyhow::Result<Vec<NamedTensor>> {
-    let is_checkpoint = path.extension().is_some_and(|e| Some(e) == Path::new(run_dir::CHECKPOINT).extension());
-    Ok(if is_checkpoint { Checkpoint::load(path)?.tensors } else { load_safetensors(path)? })
 }

@@ -8,12 +8,15 @@ mod doctor;
 mod engine;
 mod eval;
 mod fmt;
+mod generate;
+mod import;
 mod input;
 mod inspect;
 mod npy;
 mod progress;
 mod run;
 mod run_dir;
+mod source;
 mod train;
 
 use args::{Args, Command};
@@ -54,6 +57,9 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     match command {
         Command::Train(args) => train::run(args, out),
         Command::Eval(args) => eval::run(args, out),
+        Command::Generate(args) => generate::run(args, out),
+        Command::Import(args) => import::run(args, out),
+        Command::Export(args) => import::export(args, out),
         Command::Check(args) => check::run(args, out),
         Command::Fmt(args) => fmt::run(args, out),
         Command::Devices(args) => devices::run(args, out),

@@ -13,6 +13,10 @@ const RUNS: &str = "runs";
 pub(crate) const CONFIG: &str = "config.toml";
 /// That of its final weights.
 pub(crate) const WEIGHTS: &str = "weights.safetensors";
+/// That of the weights of the lowest validation loss.
+pub(crate) const BEST: &str = "best.safetensors";
+/// That of what turns text into its tokens.
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 /// That of its last checkpoint.
 pub(crate) const CHECKPOINT: &str = "checkpoint.anemone";
 
@@ -105,7 +109,11 @@ impl RunDir {
 
     /// The weights of the lowest validation loss.
     pub(crate) fn best(&self) -> PathBuf {
-        self.path.join("best.safetensors")
+        self.path.join(BEST)
+    }
+
+    pub(crate) fn tokenizer(&self) -> PathBuf {
+        self.path.join(TOKENIZER)
     }
 
     pub(crate) fn report(&self) -> PathBuf {

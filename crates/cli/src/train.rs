@@ -39,6 +39,14 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
     }
     let (options, why) = engine::options(&device)?;
     let trainer = Trainer::new(&config, device::open(&options)?)?;
+    if args.plan {
+        if args.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(trainer.plan())?)?;
+        } else {
+            write!(out, "{}", trainer.plan())?;
+        }
+        return Ok(Outcome::Clean);
+    }
     let dir = match to_resume {
         Some(path) => RunDir::resume(path)?,
         None => RunDir::create(args.run_dir.as_deref(), &name)?,
@@ -122,8 +130,17 @@ fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result
     if let Some(every) = args.eval_every {
         config.eval.every = every;
     }
+    if args.recompute {
+        config.plan.recompute = true;
+    }
+    if let Some(place) = args.weight_gradients {
+        config.plan.weight_gradients = place;
+    }
     if let Some(every) = args.checkpoint_every {
         config.checkpoint.every = every;
+    }
+    if let Some(path) = &args.init_weights {
+        config.train.init_weights = Some(path.clone());
     }
     if let Some(select) = args.device {
         config.device.select = select;
@@ -194,7 +211,10 @@ impl Run {
             }
             MetricsLog::create(&dir.metrics())?
         };
-        write_atomically(&dir.config(), config.to_toml().as_bytes())?;
+        write_atomically(&dir.config(), trainer.config().to_toml().as_bytes())?;
+        if let Some(tokenizer) = trainer.tokenizer() {
+            write_atomically(&dir.tokenizer(), tokenizer.to_json()?.as_bytes())?;
+        }
         if trainer.io_fell_back() {
             progress.warn("the device refuses fp32 inputs and outputs; going on with fp16, converted on the host");
         }

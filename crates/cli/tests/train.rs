@@ -250,3 +250,31 @@ fn a_resumed_run_says_that_fp32_is_refused_where_it_was_not_before() {
     assert_eq!(n_warnings(&["--resume", "--steps", "20", "--chip", "m1"]), 1);
     assert_eq!(n_warnings(&["--resume", "--steps", "30", "--chip", "m1"]), 0);
 }
+
+#[test]
+fn a_plan_is_printed_and_nothing_trained() {
+    let folder = Folder::new();
+    let out = folder.train(&["digits-convnet", "--plan"]);
+    assert!(out.status.success(), "{out:?}");
+    let text = String::from_utf8(out.stdout).unwrap();
+    // Two convolutions and a classifier forward, the latter two backward.
+    assert!(text.contains("A step: 5 dispatches of 5 programs") && text.contains("On the host"), "{text}");
+    let plan = |flags: &[&str]| -> serde_json::Value {
+        let out = folder.train(&[&["shakespeare", "--plan", "--json"], flags].concat());
+        assert!(out.status.success(), "{out:?}");
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let calls = |plan: &serde_json::Value| -> u64 {
+        plan["host"].as_array().unwrap().iter().map(|op| op["calls"].as_u64().unwrap()).sum()
+    };
+    let usual = plan(&[]);
+    // Four linear layers in each of four blocks and the classifier, forward and backward; two blocks share programs.
+    assert_eq!((&usual["dispatches"], &usual["compiles"]), (&34.into(), &10.into()));
+    assert!(calls(&plan(&["--recompute"])) > calls(&usual));
+    let on_device = plan(&["--weight-gradients", "device"]);
+    assert!(
+        on_device["dispatches"].as_u64() > Some(50)
+            && on_device["host_flops"].as_u64() < usual["host_flops"].as_u64()
+    );
+    assert!(!folder.path("runs").exists());
+}

@@ -494,14 +494,19 @@ impl Builder {
     /// The 1x1 convolution of `x` `[N, I, H, W]` with `weight` `[O, I, 1, 1]` (or with any other number of spatial
     /// axes): a linear layer over channels.
     pub fn pointwise(&mut self, x: Value, weight: Value) -> Result<Value> {
+        self.pointwise_call(x, weight)?.finish()
+    }
+
+    /// The same, not made yet.
+    pub(crate) fn pointwise_call(&mut self, x: Value, weight: Value) -> Result<CallBuilder<'_>> {
         let n = self.tensor_ty(x)?.shape.len().saturating_sub(2);
-        self.call("conv")
+        Ok(self
+            .call("conv")
             .arg("x", x)
             .arg("weight", weight)
             .constant("strides", Tensor::i32s(&vec![1; n]))
             .constant("pad", Tensor::i32s(&vec![0; 2 * n]))
-            .constant("dilations", Tensor::i32s(&vec![1; n]))
-            .finish()
+            .constant("dilations", Tensor::i32s(&vec![1; n])))
     }
 
     /// The axes of `x` in the order `perm`.

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
+use std::path::PathBuf;
 
 /// How it is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct TrainConfig {
     pub input_gradient: bool,
     /// The seed of all random numbers.
     pub seed: u64,
+    /// A safetensors file or a checkpoint with weights to begin with; adapters that it does not have begin as always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_weights: Option<PathBuf>,
     /// What gradients are multiplied by before they enter fp16; divided out again before the update.
     pub loss_scale: LossScale,
     /// How the learning rate changes.
@@ -44,6 +48,7 @@ impl Default for TrainConfig {
             max_skips: 50,
             input_gradient: false,
             seed: 0,
+            init_weights: None,
             loss_scale: LossScale::Fixed(1.0),
             schedule: ScheduleConfig::default(),
         }
@@ -89,7 +94,7 @@ impl TrainConfig {
             }
             _ => self.schedule.clone(),
         };
-        TrainConfig { steps: 0, stop_below: 0.0, max_skips: 0, schedule, ..self.clone() }
+        TrainConfig { steps: 0, stop_below: 0.0, max_skips: 0, init_weights: None, schedule, ..self.clone() }
     }
 
     pub(super) fn check(&self) -> Result<()> {

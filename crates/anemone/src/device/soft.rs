@@ -3,13 +3,12 @@
 use super::faults::{Call, Faults, Injector};
 use super::{Buffer, Device, Kernel, Signature, Usage, Version};
 use crate::error::{Error, Result};
+use crate::soft::kernels;
 use crate::soft::plan::Plan;
 use crate::soft::steps::Memory;
 use anemone_mil::ir::{DType, TensorType};
 use anemone_mil::limits::{Chip, Limits};
 use anemone_mil::{ValidProgram, Weights, text, validate};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -142,7 +141,7 @@ impl Kernel for SoftKernel {
         for (i, (buffer, (name, ty))) in inputs.iter().zip(&s.inputs).enumerate() {
             let buffer = soft(*buffer, name, ty)?;
             if self.loaded[i] != buffer.version {
-                buffer.load(self.memory.input_mut(&self.plan, i));
+                self.memory.input_mut(&self.plan, i).copy_from_slice(&buffer.elements);
                 self.loaded[i] = buffer.version;
             }
         }
@@ -172,41 +171,23 @@ fn soft_mut<'a>(buffer: &'a mut dyn Buffer, name: &str, ty: &TensorType) -> Resu
     any.downcast_mut().ok_or_else(|| Error::config(format!("the buffer for `{name}` is another device's")))
 }
 
-/// Dense elements in the type the program declares.
+/// Dense elements as the engine computes with them: in f32, those of fp16 on its grid.
 struct SoftBuffer {
     ty: TensorType,
-    data: Elements,
+    elements: Vec<f32>,
     version: Version,
-}
-
-enum Elements {
-    Fp16(Vec<f16>),
-    Fp32(Vec<f32>),
 }
 
 impl SoftBuffer {
     fn new(ty: TensorType) -> SoftBuffer {
-        let n = ty.n_elements().unwrap_or(0);
-        let data = match ty.dtype {
-            DType::Fp16 => Elements::Fp16(vec![f16::ZERO; n]),
-            _ => Elements::Fp32(vec![0.0; n]),
-        };
-        SoftBuffer { ty, data, version: Version::next() }
+        let elements = vec![0.0; ty.n_elements().unwrap_or(0)];
+        SoftBuffer { ty, elements, version: Version::next() }
     }
 
-    fn load(&self, to: &mut [f32]) {
-        match &self.data {
-            Elements::Fp16(x) => x.convert_to_f32_slice(to),
-            Elements::Fp32(x) => to.copy_from_slice(x),
-        }
-    }
-
-    fn store(&mut self, from: &[f32]) {
+    /// Takes over elements that lie on the grid of the type.
+    fn store(&mut self, elements: &[f32]) {
         self.version = Version::next();
-        match &mut self.data {
-            Elements::Fp16(x) => x.convert_from_f32_slice(from),
-            Elements::Fp32(x) => x.copy_from_slice(from),
-        }
+        self.elements.copy_from_slice(elements);
     }
 
     fn check(&self, n: usize) -> Result<()> {
@@ -225,12 +206,15 @@ impl Buffer for SoftBuffer {
     fn write(&mut self, elements: &[f32]) -> Result<()> {
         self.check(elements.len())?;
         self.store(elements);
+        if self.ty.dtype == DType::Fp16 {
+            kernels::round_all_to_fp16(&mut self.elements);
+        }
         Ok(())
     }
 
     fn read(&self, elements: &mut [f32]) -> Result<()> {
         self.check(elements.len())?;
-        self.load(elements);
+        elements.copy_from_slice(&self.elements);
         Ok(())
     }
 }

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 pub struct Llama {
     /// Tokens there are; 0 for as many as the data has.
     pub vocabulary: usize,
+    /// Positions it is trained for; 0 for as many as a run of the data has.
+    pub context: usize,
     /// Transformer blocks.
     pub n_layers: usize,
     /// Attention heads.
@@ -46,6 +48,7 @@ impl Default for Llama {
     fn default() -> Llama {
         Llama {
             vocabulary: 0,
+            context: 0,
             n_layers: 12,
             n_heads: 12,
             n_kv_heads: 0,

@@ -226,6 +226,11 @@ pub(crate) fn round_to_fp16(x: &mut [f32]) {
     }
 }
 
+/// As [`round_to_fp16`], with the vectors this machine has.
+pub(crate) fn round_all_to_fp16(x: &mut [f32]) {
+    Arch::new().dispatch(|| round_to_fp16(x));
+}
+
 /// The nearest fp16 number to `x`.
 #[inline(always)]
 pub(crate) fn to_fp16_grid(x: f32) -> f32 {

@@ -148,7 +148,7 @@ impl Memory {
     }
 
     /// Reads an output, whole numbers of an `int32` one as floats.
-    #[allow(dead_code)]
+    #[cfg(test)]
     pub(crate) fn read_output(&self, plan: &Plan, index: usize, elements: &mut [f32]) {
         let place = &plan.output_places[index];
         match place.kind {

@@ -4,8 +4,8 @@
 use super::kernels;
 use super::math::{self, Gelu};
 use super::reduce::{larger, smaller};
+use super::simd::vectorized;
 use super::threads;
-use pulp::Arch;
 
 /// Elements of a block.
 pub(super) const BLOCK: usize = 512;
@@ -220,16 +220,25 @@ impl Chain {
     fn part(
         &self,
         loads: &[&[f32]; MOST_LOADS],
-        mut outs: [&mut [f32]; MOST_STORES],
+        outs: [&mut [f32]; MOST_STORES],
         first: usize,
         scratch: &mut [f32],
     ) {
         let n = outs.first().map_or(0, |o| o.len());
-        Arch::new().dispatch(|| {
-            for from in (0..n).step_by(BLOCK) {
-                self.block(loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
-            }
-        });
+        vectorized!(
+        'a,
+        (chain: &'a Chain = self,
+                     loads: &'a [&'a [f32]; MOST_LOADS] = loads,
+                     outs: [&'a mut [f32]; MOST_STORES] = outs,
+                     first: usize = first,
+                     n: usize = n,
+                     scratch: &'a mut [f32] = scratch) {
+                        let mut outs = outs;
+                        for from in (0..n).step_by(BLOCK) {
+                            chain.block(loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
+                        }
+                    }
+                );
     }
 
     #[inline(always)]
@@ -276,24 +285,44 @@ impl Chain {
     }
 }
 
-#[inline(always)]
-fn map(x: Block<'_>, out: &mut [f32], f: impl Fn(f32) -> f32) {
-    match x {
-        Block::Slice(x) => out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x)),
-        Block::Splat(x) => out.fill(f(x)),
-    }
+// Macros, not functions that take closures: nothing makes the compiler inline those.
+
+/// `out = f(x)`.
+macro_rules! map {
+    ($x:expr, $out:expr, |$a:ident| $f:expr) => {
+        match $x {
+            Block::Slice(x) => {
+                for (out, &$a) in $out.iter_mut().zip(x) {
+                    *out = $f;
+                }
+            }
+            Block::Splat($a) => $out.fill($f),
+        }
+    };
 }
 
-#[inline(always)]
-fn zip(x: Block<'_>, y: Block<'_>, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
-    match (x, y) {
-        (Block::Slice(x), Block::Slice(y)) => {
-            out.iter_mut().zip(x).zip(y).for_each(|((out, &x), &y)| *out = f(x, y));
+/// `out = f(x, y)`.
+macro_rules! zip {
+    ($x:expr, $y:expr, $out:expr, |$a:ident, $b:ident| $f:expr) => {
+        match ($x, $y) {
+            (Block::Slice(x), Block::Slice(y)) => {
+                for ((out, &$a), &$b) in $out.iter_mut().zip(x).zip(y) {
+                    *out = $f;
+                }
+            }
+            (Block::Slice(x), Block::Splat($b)) => {
+                for (out, &$a) in $out.iter_mut().zip(x) {
+                    *out = $f;
+                }
+            }
+            (Block::Splat($a), Block::Slice(y)) => {
+                for (out, &$b) in $out.iter_mut().zip(y) {
+                    *out = $f;
+                }
+            }
+            (Block::Splat($a), Block::Splat($b)) => $out.fill($f),
         }
-        (Block::Slice(x), Block::Splat(y)) => out.iter_mut().zip(x).for_each(|(out, &x)| *out = f(x, y)),
-        (Block::Splat(x), Block::Slice(y)) => out.iter_mut().zip(y).for_each(|(out, &y)| *out = f(x, y)),
-        (Block::Splat(x), Block::Splat(y)) => out.fill(f(x, y)),
-    }
+    };
 }
 
 /// `a` where the condition holds, else `b`.
@@ -301,20 +330,30 @@ fn zip(x: Block<'_>, y: Block<'_>, out: &mut [f32], f: impl Fn(f32, f32) -> f32)
 fn select(c: Block<'_>, a: Block<'_>, b: Block<'_>, out: &mut [f32]) {
     let c = match c {
         Block::Slice(c) => c,
-        Block::Splat(c) => return map(if c != 0.0 { a } else { b }, out, |x| x),
+        Block::Splat(c) => return map!(if c != 0.0 { a } else { b }, out, |x| x),
     };
     let out = out.iter_mut().zip(c);
     match (a, b) {
         (Block::Slice(a), Block::Slice(b)) => {
-            out.zip(a).zip(b).for_each(|(((out, &c), &a), &b)| *out = if c != 0.0 { a } else { b });
+            for (((out, &c), &a), &b) in out.zip(a).zip(b) {
+                *out = if c != 0.0 { a } else { b };
+            }
         }
         (Block::Slice(a), Block::Splat(b)) => {
-            out.zip(a).for_each(|((out, &c), &a)| *out = if c != 0.0 { a } else { b });
+            for ((out, &c), &a) in out.zip(a) {
+                *out = if c != 0.0 { a } else { b };
+            }
         }
         (Block::Splat(a), Block::Slice(b)) => {
-            out.zip(b).for_each(|((out, &c), &b)| *out = if c != 0.0 { a } else { b });
+            for ((out, &c), &b) in out.zip(b) {
+                *out = if c != 0.0 { a } else { b };
+            }
         }
-        (Block::Splat(a), Block::Splat(b)) => out.for_each(|(out, &c)| *out = if c != 0.0 { a } else { b }),
+        (Block::Splat(a), Block::Splat(b)) => {
+            for (out, &c) in out {
+                *out = if c != 0.0 { a } else { b };
+            }
+        }
     }
 }
 
@@ -327,53 +366,53 @@ impl Function {
     #[inline(always)]
     fn run(self, [x, y, z]: [Block<'_>; 3], out: &mut [f32]) {
         match self {
-            Function::Identity => map(x, out, |x| x),
-            Function::Abs => map(x, out, f32::abs),
-            Function::Ceil => map(x, out, f32::ceil),
-            Function::Clip(low, high) => map(x, out, |x| smaller(larger(x, low), high)),
-            Function::Elu(alpha) => map(x, out, |x| if x < 0.0 { alpha * math::exp_m1(x) } else { x }),
-            Function::Erf => map(x, out, math::erf),
-            Function::Exp => map(x, out, math::exp),
-            Function::Floor => map(x, out, f32::floor),
+            Function::Identity => map!(x, out, |x| x),
+            Function::Abs => map!(x, out, |x| f32::abs(x)),
+            Function::Ceil => map!(x, out, |x| f32::ceil(x)),
+            Function::Clip(low, high) => map!(x, out, |x| smaller(larger(x, low), high)),
+            Function::Elu(alpha) => map!(x, out, |x| if x < 0.0 { alpha * math::exp_m1(x) } else { x }),
+            Function::Erf => map!(x, out, |x| math::erf(x)),
+            Function::Exp => map!(x, out, |x| math::exp(x)),
+            Function::Floor => map!(x, out, |x| f32::floor(x)),
             Function::Gelu(mode) => match mode {
-                Gelu::Exact => map(x, out, |x| math::gelu(Gelu::Exact, x)),
-                Gelu::Tanh => map(x, out, |x| math::gelu(Gelu::Tanh, x)),
-                Gelu::Sigmoid => map(x, out, |x| math::gelu(Gelu::Sigmoid, x)),
+                Gelu::Exact => map!(x, out, |x| math::gelu(Gelu::Exact, x)),
+                Gelu::Tanh => map!(x, out, |x| math::gelu(Gelu::Tanh, x)),
+                Gelu::Sigmoid => map!(x, out, |x| math::gelu(Gelu::Sigmoid, x)),
             },
-            Function::Inverse(epsilon) => map(x, out, |x| 1.0 / (x + epsilon)),
-            Function::Leaky(alpha) => map(x, out, |x| if x < 0.0 { alpha * x } else { x }),
-            Function::Linear(alpha, beta) => map(x, out, |x| alpha * x + beta),
-            Function::Log(epsilon) => map(x, out, |x| math::ln(x + epsilon)),
-            Function::Not => map(x, out, |x| 1.0 - x),
-            Function::Relu => map(x, out, |x| larger(x, 0.0)),
-            Function::Round => map(x, out, f32::round_ties_even),
-            Function::Rsqrt(epsilon) => map(x, out, |x| 1.0 / (x + epsilon).sqrt()),
-            Function::Sigmoid => map(x, out, math::sigmoid),
-            Function::Sign => map(x, out, |x| if x == 0.0 || x.is_nan() { x } else { 1f32.copysign(x) }),
-            Function::Silu => map(x, out, |x| x * math::sigmoid(x)),
-            Function::Softplus => map(x, out, math::softplus),
-            Function::Softsign => map(x, out, |x| x / (1.0 + x.abs())),
-            Function::Sqrt => map(x, out, f32::sqrt),
-            Function::Square => map(x, out, |x| x * x),
-            Function::Tanh => map(x, out, math::tanh),
-            Function::Threshold(alpha) => map(x, out, |x| larger(x, alpha)),
-            Function::ToBool => map(x, out, |x| truth(x != 0.0)),
-            Function::Add => zip(x, y, out, |x, y| x + y),
-            Function::And => zip(x, y, out, |x, y| x * y),
-            Function::Div => zip(x, y, out, |x, y| x / y),
-            Function::Equal => zip(x, y, out, |x, y| truth(x == y)),
-            Function::FloorDiv => zip(x, y, out, |x, y| (x / y).floor()),
-            Function::Greater => zip(x, y, out, |x, y| truth(x > y)),
-            Function::GreaterEqual => zip(x, y, out, |x, y| truth(x >= y)),
-            Function::Less => zip(x, y, out, |x, y| truth(x < y)),
-            Function::LessEqual => zip(x, y, out, |x, y| truth(x <= y)),
-            Function::Max => zip(x, y, out, larger),
-            Function::Min => zip(x, y, out, smaller),
-            Function::Mul => zip(x, y, out, |x, y| x * y),
-            Function::NotEqual => zip(x, y, out, |x, y| truth(x != y)),
-            Function::Or => zip(x, y, out, larger),
-            Function::Sub => zip(x, y, out, |x, y| x - y),
-            Function::Xor => zip(x, y, out, |x, y| truth(x != y)),
+            Function::Inverse(epsilon) => map!(x, out, |x| 1.0 / (x + epsilon)),
+            Function::Leaky(alpha) => map!(x, out, |x| if x < 0.0 { alpha * x } else { x }),
+            Function::Linear(alpha, beta) => map!(x, out, |x| alpha * x + beta),
+            Function::Log(epsilon) => map!(x, out, |x| math::ln(x + epsilon)),
+            Function::Not => map!(x, out, |x| 1.0 - x),
+            Function::Relu => map!(x, out, |x| larger(x, 0.0)),
+            Function::Round => map!(x, out, |x| f32::round_ties_even(x)),
+            Function::Rsqrt(epsilon) => map!(x, out, |x| 1.0 / (x + epsilon).sqrt()),
+            Function::Sigmoid => map!(x, out, |x| math::sigmoid(x)),
+            Function::Sign => map!(x, out, |x| if x == 0.0 || x.is_nan() { x } else { 1f32.copysign(x) }),
+            Function::Silu => map!(x, out, |x| x * math::sigmoid(x)),
+            Function::Softplus => map!(x, out, |x| math::softplus(x)),
+            Function::Softsign => map!(x, out, |x| x / (1.0 + x.abs())),
+            Function::Sqrt => map!(x, out, |x| f32::sqrt(x)),
+            Function::Square => map!(x, out, |x| x * x),
+            Function::Tanh => map!(x, out, |x| math::tanh(x)),
+            Function::Threshold(alpha) => map!(x, out, |x| larger(x, alpha)),
+            Function::ToBool => map!(x, out, |x| truth(x != 0.0)),
+            Function::Add => zip!(x, y, out, |x, y| x + y),
+            Function::And => zip!(x, y, out, |x, y| x * y),
+            Function::Div => zip!(x, y, out, |x, y| x / y),
+            Function::Equal => zip!(x, y, out, |x, y| truth(x == y)),
+            Function::FloorDiv => zip!(x, y, out, |x, y| (x / y).floor()),
+            Function::Greater => zip!(x, y, out, |x, y| truth(x > y)),
+            Function::GreaterEqual => zip!(x, y, out, |x, y| truth(x >= y)),
+            Function::Less => zip!(x, y, out, |x, y| truth(x < y)),
+            Function::LessEqual => zip!(x, y, out, |x, y| truth(x <= y)),
+            Function::Max => zip!(x, y, out, |x, y| larger(x, y)),
+            Function::Min => zip!(x, y, out, |x, y| smaller(x, y)),
+            Function::Mul => zip!(x, y, out, |x, y| x * y),
+            Function::NotEqual => zip!(x, y, out, |x, y| truth(x != y)),
+            Function::Or => zip!(x, y, out, |x, y| larger(x, y)),
+            Function::Sub => zip!(x, y, out, |x, y| x - y),
+            Function::Xor => zip!(x, y, out, |x, y| truth(x != y)),
             Function::Select => select(x, y, z, out),
         }
     }

@@ -2,8 +2,8 @@
 //! together in [`LANES`] interleaved parts, else element after element.
 
 use super::math;
+use super::simd::vectorized;
 use super::threads;
-use pulp::Arch;
 
 const LANES: usize = 16;
 /// Columns that are worked on together where the axis is not the innermost.
@@ -77,7 +77,9 @@ impl Reduce {
         threads::over_units(x.len(), out, unit, scratch, |first, out, _| {
             let n = out.len() / unit.max(1);
             let x = &x[first * per_unit..][..n * per_unit];
-            Arch::new().dispatch(|| self.all(x, out, n));
+            vectorized!('a, (r: &'a Reduce = self, x: &'a [f32] = x, out: &'a mut [f32] = out, n: usize = n) {
+                r.all(x, out, n);
+            });
         });
     }
 
@@ -216,12 +218,13 @@ impl Along {
         let unit = self.n * self.inner;
         threads::over_units(4 * x.len(), out, unit, scratch, |first, out, _| {
             let x = &x[first * unit..][..out.len()];
-            Arch::new().dispatch(|| {
+            vectorized!('a, (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
+                let unit = along.n * along.inner;
                 for (x, out) in x.chunks_exact(unit).zip(out.chunks_exact_mut(unit)) {
-                    if self.inner == 1 {
+                    if along.inner == 1 {
                         softmax_row(x, out);
                     } else {
-                        self.softmax_columns(x, out);
+                        along.softmax_columns(x, out);
                     }
                 }
             });
@@ -262,10 +265,11 @@ impl Along {
     pub(super) fn log_sum_exp(&self, x: &[f32], out: &mut [f32], scratch: &mut [Vec<f32>]) {
         let unit = self.n * self.inner;
         threads::over_units(3 * x.len(), out, self.inner, scratch, |first, out, _| {
-            Arch::new().dispatch(|| {
-                let x = x[first * unit..].chunks_exact(unit.max(1));
-                for (x, out) in x.zip(out.chunks_exact_mut(self.inner)) {
-                    self.log_sum_exp_columns(x, out);
+            let x = &x[first * unit..];
+            vectorized!('a, (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
+                let x = x.chunks_exact(along.n * along.inner);
+                for (x, out) in x.zip(out.chunks_exact_mut(along.inner)) {
+                    along.log_sum_exp_columns(x, out);
                 }
             });
         });
@@ -310,15 +314,23 @@ impl Along {
         let unit = self.n * self.inner;
         threads::over_units(3 * x.len(), out, unit, scratch, |first, out, _| {
             let x = &x[first * unit..][..out.len()];
-            Arch::new().dispatch(|| {
-                for (x, out) in x.chunks_exact(unit).zip(out.chunks_exact_mut(unit)) {
-                    if self.inner == 1 {
-                        layer_norm_row(x, gamma, beta, epsilon, out);
-                    } else {
-                        self.layer_norm_columns(x, gamma, beta, epsilon, out);
-                    }
-                }
-            });
+            vectorized!(
+            'a,
+            (along: &'a Along = self,
+                             x: &'a [f32] = x,
+                             factors: (Option<&'a [f32]>, Option<&'a [f32]>) = (gamma, beta),
+                             epsilon: f32 = epsilon,
+                             out: &'a mut [f32] = out) {
+                                let unit = along.n * along.inner;
+                                for (x, out) in x.chunks_exact(unit).zip(out.chunks_exact_mut(unit)) {
+                                    if along.inner == 1 {
+                                        layer_norm_row(x, factors.0, factors.1, epsilon, out);
+                                    } else {
+                                        along.layer_norm_columns(x, factors.0, factors.1, epsilon, out);
+                                    }
+                                }
+                            }
+                        );
         });
     }
 

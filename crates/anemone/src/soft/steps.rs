@@ -6,6 +6,7 @@ use super::kernels;
 use super::pointwise::{Chain, MOST_LOADS, MOST_STORES};
 use super::product::Product;
 use super::reduce::{Along, Reduce};
+use super::simd::vectorized;
 use super::window::{Conv, Pool};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType, Type};
@@ -136,7 +137,7 @@ impl Step {
                 let out = &mut slot[to.range.clone()];
                 let result = self.floats(work, memory, out, &mut scratch, &mut wide);
                 if self.fp16 {
-                    pulp::Arch::new().dispatch(|| kernels::round_to_fp16(out));
+                    vectorized!('a, (out: &'a mut [f32] = out) { kernels::round_to_fp16(out) });
                 }
                 memory.floats[to.slot] = slot;
                 result

@@ -2,8 +2,8 @@
 
 use super::kernels::Gemm;
 use super::reduce::larger;
+use super::simd::vectorized;
 use super::threads;
-use pulp::Arch;
 
 /// Elements of the windows that are laid out at a time; in tests few, so that small images take several turns.
 const MOST_LAID_OUT: usize = if cfg!(test) { 1 << 10 } else { 1 << 17 };
@@ -262,9 +262,11 @@ impl Pool {
         let (size_in, size_out) = (self.windows.n_image(), self.windows.n_out());
         let work = out.len() * self.windows.n_kernel();
         threads::over_units(work, out, size_out, scratch, |first, out, _| {
-            Arch::new().dispatch(|| {
-                for (i, out) in out.chunks_exact_mut(size_out.max(1)).enumerate() {
-                    self.channel(&x[(first + i) * size_in..][..size_in], out);
+            let x = &x[first * size_in..];
+            vectorized!('a, (pool: &'a Pool = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
+                let x = x.chunks_exact(pool.windows.n_image());
+                for (x, out) in x.zip(out.chunks_exact_mut(pool.windows.n_out())) {
+                    pool.channel(x, out);
                 }
             });
         });

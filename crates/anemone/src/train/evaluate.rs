@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::data::{Data, IGNORE, Part};
 use crate::error::{Error, Result};
 use crate::nn::{Built, Graph, Model};
-use crate::params::ParamSpec;
+use crate::params::{self, ParamSpec};
 use crate::report::{Evaluation, Validation};
 use crate::soft::plan::Plan;
 use crate::soft::steps::Memory;
@@ -54,19 +54,8 @@ impl Evaluator {
     ///
     /// If the model has a parameter that is not there in its shape, or the data cannot be read.
     pub fn run(&mut self, weights: &[NamedTensor]) -> Result<Validation> {
-        let params = self.specs.iter().map(|spec| find(spec, weights)).collect::<Result<Vec<_>>>()?;
+        let params = self.specs.iter().map(|spec| params::find(spec, weights)).collect::<Result<Vec<_>>>()?;
         self.forward.validate(&params, &mut *self.data, self.n_batches)
-    }
-}
-
-fn find<'a>(spec: &ParamSpec, weights: &'a [NamedTensor]) -> Result<&'a [f32]> {
-    match weights.iter().find(|t| t.name == spec.name) {
-        Some(t) if t.shape == spec.shape => Ok(&t.data),
-        Some(t) => Err(Error::checkpoint(format!(
-            "`{}` has shape {:?} in the weights, expected {:?}: give weights of this model",
-            spec.name, t.shape, spec.shape
-        ))),
-        None => Err(Error::checkpoint(format!("the weights have no `{}`: give weights of this model", spec.name))),
     }
 }
 

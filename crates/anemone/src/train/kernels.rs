@@ -219,7 +219,7 @@ impl Kernels {
     }
 
     /// Runs the call of that index on what lies in the environment. `meanwhile` is done on this thread while the
-    /// device works.
+    /// device works. Gives the time that copies to and from the buffers took.
     ///
     /// # Errors
     ///
@@ -231,12 +231,14 @@ impl Kernels {
         e: &mut Environment,
         n_retries: &mut u64,
         meanwhile: Option<Work<'_>>,
-    ) -> Result<()> {
+    ) -> Result<Duration> {
+        let start = Instant::now();
         let CallWeights { program, buffer } = &mut self.calls[index];
         let loaded = &mut self.programs[*program];
         for (input, &id) in loaded.inputs.iter_mut().zip(&call.inputs) {
             input.write(e.get(id))?;
         }
+        let written = start.elapsed();
         let done = match meanwhile {
             None => loaded.run(buffer.as_deref(), n_retries),
             Some(work) => std::thread::scope(|scope| {
@@ -248,6 +250,8 @@ impl Kernels {
             }),
         };
         done.map_err(|e| e.context(format!("evaluate `{}`", call.label)))?;
-        loaded.output.read(e.get_mut(call.output))
+        let start = Instant::now();
+        loaded.output.read(e.get_mut(call.output))?;
+        Ok(written + start.elapsed())
     }
 }

@@ -176,6 +176,17 @@ impl Buffers {
     }
 }
 
+/// Names the first number that differs, as all of them would fill pages.
+fn assert_numbers(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.len(), expected.len(), "{what}: output {i}");
+        if let Some(k) = (0..found.len()).find(|&k| found[k] != expected[k]) {
+            panic!("{what}: output {i}, number {k}: {} instead of {}", found[k], expected[k]);
+        }
+    }
+}
+
 /// Compiles a case.
 pub(crate) fn compile(device: &dyn Device, case: &Case) -> Box<dyn Kernel> {
     let kernel = device.compile(&case.program, &case.weights);
@@ -186,28 +197,28 @@ fn computes_the_programs_function(kernel: &mut dyn Kernel, case: &Case) {
     let [inputs, outputs] = case.types();
     assert_eq!((&kernel.signature().inputs, &kernel.signature().outputs), (&inputs, &outputs), "{}", case.name);
     let expected: Vec<_> = (0..2).map(|seed| case.expected(&case.numbers(seed))).collect();
-    assert_ne!(expected[0], expected[1], "{}: nothing to tell stale numbers by", case.name);
+    assert!(expected[0] != expected[1], "{}: nothing to tell stale numbers by", case.name);
     // More sets of buffers than a device may keep requests for, then the first again, with its old numbers and new.
     let mut sets: Vec<Buffers> = (0..6).map(|_| Buffers::of(kernel)).collect();
     for (i, set) in sets.iter_mut().enumerate() {
         set.write(&case.numbers(i % 2));
-        assert_eq!(set.run(kernel), expected[i % 2], "{}: set {i}", case.name);
+        assert_numbers(&set.run(kernel), &expected[i % 2], &format!("{}: set {i}", case.name));
     }
-    assert_eq!(sets[0].run(kernel), expected[0], "{}: again", case.name);
+    assert_numbers(&sets[0].run(kernel), &expected[0], &format!("{}: again", case.name));
     sets[0].write(&case.numbers(1));
-    assert_eq!(sets[0].run(kernel), expected[1], "{}: rewritten", case.name);
+    assert_numbers(&sets[0].run(kernel), &expected[1], &format!("{}: rewritten", case.name));
     // One input alone is new, as when weights stay.
     let mut mixed = case.numbers(1);
     *mixed.last_mut().unwrap() = case.numbers(0).pop().unwrap();
     sets[0].inputs.last_mut().unwrap().write(mixed.last().unwrap()).unwrap();
-    assert_eq!(sets[0].run(kernel), case.expected(&mixed), "{}: mixed", case.name);
+    assert_numbers(&sets[0].run(kernel), &case.expected(&mixed), &format!("{}: mixed", case.name));
 }
 
 /// Runs a kernel with the buffers of another of the same program, which may lie otherwise.
 pub(crate) fn takes_buffers_of_another_kernel(kernel: &mut dyn Kernel, other: &dyn Kernel, case: &Case) {
     let mut buffers = Buffers::of(other);
     buffers.write(&case.numbers(0));
-    assert_eq!(buffers.run(kernel), case.expected(&case.numbers(0)), "{}", case.name);
+    assert_numbers(&buffers.run(kernel), &case.expected(&case.numbers(0)), &case.name);
 }
 
 fn refuses_buffers_that_do_not_fit(kernel: &mut dyn Kernel, other: &dyn Kernel, case: &Case) {
@@ -262,7 +273,7 @@ fn compiles_and_runs_side_by_side(device: &dyn Device, case: &Case) {
             let mut kernel = compile(device, case);
             let mut buffers = Buffers::of(&*kernel);
             buffers.write(&case.numbers(0));
-            assert_eq!(buffers.run(&mut *kernel), expected);
+            assert_numbers(&buffers.run(&mut *kernel), &expected, &case.name);
         }
     };
     std::thread::scope(|s| (0..4).for_each(|_| drop(s.spawn(work))));

@@ -334,7 +334,9 @@ fn pointwise_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
         let mut perm: Vec<i32> = (0..ws.len() as i32).collect();
         perm.swap(0, 1);
         let wt = v.b.transpose(w, &perm)?;
-        let dx = v.b.pointwise(dy, wt)?;
+        // Named after the layer, and so are the programs cut from a training graph.
+        let name = format!("{}_dx", v.b.name(v.out()));
+        let dx = v.b.pointwise_call(dy, wt)?.named(&name).finish()?;
         v.give("x", dx)?;
     }
     if v.wants("weight") {

@@ -5,7 +5,6 @@ use crate::builder::{Builder, Value};
 use crate::error::Result;
 use crate::ir::Program;
 use crate::ops::OpResult;
-use crate::tensor::Tensor;
 use crate::valid::{ValidCall, ValidFunction, ValidProgram};
 use std::ops::Range;
 
@@ -39,16 +38,8 @@ fn parts_of(b: &mut Builder, site: &Site<'_>, (n_out, n_in): (usize, usize)) -> 
         let mut sum = None;
         for (x, columns) in &inputs {
             let w = cut(b, w, 1, columns)?;
-            let n = xs.len() - 2;
-            let y = b
-                .call("conv")
-                .named(&format!("{}_{}_{}", site.name, outputs.len(), columns.start))
-                .arg("x", *x)
-                .arg("weight", w)
-                .constant("strides", Tensor::i32s(&vec![1; n]))
-                .constant("pad", Tensor::i32s(&vec![0; 2 * n]))
-                .constant("dilations", Tensor::i32s(&vec![1; n]))
-                .finish()?;
+            let name = format!("{}_{}_{}", site.name, outputs.len(), columns.start);
+            let y = b.pointwise_call(*x, w)?.named(&name).finish()?;
             sum = Some(match sum {
                 Some(so_far) => b.add(so_far, y)?,
                 None => y,

@@ -131,6 +131,7 @@ impl fmt::Display for Description {
             Strategy::Operand => "passed in, compiled once",
         };
         writeln!(f, "On the device, inputs and outputs {:?}, weights {weights}:", self.io)?;
+        let width = self.programs.iter().map(|p| p.shapes.len()).max().unwrap_or(0);
         for p in &self.programs {
             let first = p.calls.first().map_or("", |c| c.as_str());
             let more = match p.calls.len() {
@@ -139,7 +140,7 @@ impl fmt::Display for Description {
             };
             writeln!(
                 f,
-                "  {:>3} x {:<9} {:<42} {:>9.1} MFLOP {:>9.1} KiB  {first}{more}",
+                "  {:>3} x {:<9} {:<width$} {:>9.1} MFLOP {:>9.1} KiB  {first}{more}",
                 p.calls.len(),
                 p.what,
                 p.shapes,

@@ -52,16 +52,7 @@ pub(crate) fn unfold(
     let columns = b.reshape(columns, &[&[shape[0], shape[1] * n_taps], &windows.out[..]].concat())?;
     let ws = b.shape(w)?;
     let w = b.reshape(w, &[&[ws[0], ws[1] * n_taps], &vec![1; windows.kernel.len()][..]].concat())?;
-    let n = windows.kernel.len();
-    let mut call = b
-        .call("conv")
-        .named(name)
-        .arg("x", columns)
-        .arg("weight", w)
-        .constant("strides", Tensor::i32s(&vec![1; n]))
-        .constant("pad", Tensor::i32s(&vec![0; 2 * n]))
-        .constant("dilations", Tensor::i32s(&vec![1; n]))
-        .constant("groups", Tensor::i32(groups as i32));
+    let mut call = b.pointwise_call(columns, w)?.named(name).constant("groups", Tensor::i32(groups as i32));
     if let Some(bias) = arg("bias") {
         call = call.arg("bias", bias);
     }
