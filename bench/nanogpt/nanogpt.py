@@ -178,7 +178,7 @@ def validations(params, gelu, tokens):
 
 
 def command_train(args, gelu, tokens, held, n_characters):
-    params = load(args.weights) if args.weights else initial(n_characters, args.seed)
+    params = initial(n_characters, args.seed)
     losses, _, seconds = zip(*train(params, gelu, tokens, 0, STEPS))
     return {
         "train_last_100": statistics.fmean(losses[-100:]),
@@ -191,7 +191,8 @@ def command_train(args, gelu, tokens, held, n_characters):
 def command_follow(args, gelu, tokens, held, n_characters):
     """The largest deviations of a run of anemone's from one here that begins with the same weights."""
     steps = [json.loads(line) for line in args.metrics.read_text().splitlines()][: args.steps]
-    here = np.array(list(train(load(args.weights), gelu, tokens, 0, len(steps))))
+    params = load(args.weights)
+    here = np.array(list(train(params, gelu, tokens, 0, len(steps))))
     there = np.array([(step["loss"], step["gradient_norm"]) for step in steps])
     lrs = [abs(step["lr"] / lr_at(i) - 1) for i, step in enumerate(steps)]
     return {
@@ -200,6 +201,8 @@ def command_follow(args, gelu, tokens, held, n_characters):
         "loss_relative": np.abs(there[:, 0] / here[:, 0] - 1).max(),
         "gradient_norm_relative": np.abs(there[:, 1] / here[:, 1] - 1).max(),
         "lr_relative": max(lrs),
+        **validations(params, gelu, held),
+        "step_ms_median": 1e3 * np.median(here[:, 2]),
     }
 
 
@@ -214,7 +217,6 @@ def main():
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("train", help="train for all steps")
     command.add_argument("--seed", type=int, default=0, help="of the first weights")
-    command.add_argument("--weights", help="first weights that anemone saved, instead of a seed")
     command.set_defaults(run=command_train)
     command = commands.add_parser("follow", help="compare the first steps with a run of anemone's")
     command.add_argument("weights", help="what the run began with")

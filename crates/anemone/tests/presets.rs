@@ -77,3 +77,14 @@ fn a_run_resumed_after_every_update_is_the_undisturbed_one_on_every_preset() {
         }
     }
 }
+
+/// The convnet's 800 steps would take long here; it needs fewer.
+#[test]
+fn digits_are_learnt() {
+    for (name, steps, expected) in [("digits", 1000, 0.97), ("digits-convnet", 250, 0.98)] {
+        let mut config = Config::preset(name).unwrap();
+        config.train.steps = steps;
+        let found = run(&config).report.validation.unwrap().accuracy.unwrap();
+        assert!(found >= expected, "{name}: {found}");
+    }
+}
