@@ -135,7 +135,8 @@ pub struct WeightsConfig {
     pub strategy: Strategy,
     /// With `baked`: compile the next kernels in the background while the present ones train on.
     pub overlap: bool,
-    /// With `overlap`: what updates from kernels that are behind are multiplied by.
+    /// With `overlap`: what the update is multiplied by whose gradients were computed while the next kernels were
+    /// compiled, from weights that lack the update before it.
     pub stale_scale: f32,
     /// The element type of the programs' inputs and outputs. `fp32` falls back to `fp16` where it is refused.
     pub io: Io,

@@ -49,6 +49,9 @@ impl DerefMut for Graph {
     }
 }
 
+/// The most elements of a parameter: as many as a program of the software engine has room for.
+const MOST_ELEMENTS: usize = u32::MAX as usize;
+
 /// The name of the graph's data input.
 pub const INPUT: &str = "x";
 /// The name of the graph's target input.
@@ -96,6 +99,7 @@ impl Graph {
         let x = g.input(INPUT, x)?;
         let target = g.input(TARGET, target)?;
         let out = model.forward(&mut g, x, target)?;
+        g.check_adapters()?;
         let loss = g.name(out.loss).to_string();
         let params = g.named_params();
         Ok(Built { program: g.builder.finish(&[out.loss, out.prediction])?, params, loss })
@@ -136,10 +140,32 @@ impl Graph {
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_.".contains(c)) {
             return Err(Error::config(format!("parameter `{name}`: expected letters, digits, `_` and `.`")));
         }
+        let n_elements = spec.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if n_elements.is_none_or(|n| n > MOST_ELEMENTS) {
+            return Err(Error::config(format!(
+                "parameter `{name}` has shape {:?}, expected at most {MOST_ELEMENTS} elements",
+                spec.shape
+            )));
+        }
         // A program's names have no dots.
         let value = self.builder.input(&name.replace('.', "_"), TensorType::new(DType::Fp32, &spec.shape))?;
         self.params.push((spec, value));
         Ok(value)
+    }
+
+    /// Every layer that is to be adapted is there.
+    fn check_adapters(&self) -> Result<()> {
+        let adapted = |target: &String| {
+            let layers = self.params.iter().filter_map(|(spec, _)| spec.name.strip_suffix(".lora_A.weight"));
+            layers.into_iter().any(|layer| layer.ends_with(target.as_str()))
+        };
+        match self.lora.iter().flat_map(|lora| &lora.targets).find(|target| !adapted(target)) {
+            None => Ok(()),
+            Some(target) => Err(Error::config(format!(
+                "`lora.targets`: no linear layer's name ends with `{target}`; names are those of the weights without \
+                 `.weight`"
+            ))),
+        }
     }
 
     /// Gives every linear layer that is made from here on and that `lora` means an adapter, and freezes all other

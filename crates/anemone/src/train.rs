@@ -21,10 +21,10 @@ use crate::random::Random;
 use crate::report::{Best, Report, Stats, Validation};
 use crate::weights_file::NamedTensor;
 use anemone_mil::ir::DType;
-use compiling::Cut;
+use compiling::{Coming, Cut};
 pub use evaluate::Evaluator;
 use evaluate::Forward;
-use kernels::{Background, Compiler, Kernels};
+use kernels::{Compiler, Kernels};
 pub use plan::{Description, HostOp, ProgramUse};
 use plan::{Environment, TrainPlan};
 use precision::Precision;
@@ -61,8 +61,8 @@ pub struct Trainer {
     environment: Environment,
     compiler: Arc<Compiler>,
     kernels: Option<Kernels>,
-    /// Kernels for the next batch but one, and the update whose weights they get.
-    background: Option<(Background, u64)>,
+    /// Kernels for the next batch but one.
+    background: Option<Coming>,
     batch: Batch,
     state: State,
     /// The step at which this process began, and the compiles of the device that are not this run's or are in its

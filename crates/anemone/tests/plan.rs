@@ -230,3 +230,48 @@ fn work_on_the_host_beside_the_device_changes_no_number() {
     let (_, again, weights_again) = run();
     assert_eq!((losses, weights), (again, weights_again));
 }
+
+#[test]
+fn while_kernels_are_compiled_the_host_goes_by_the_weights_of_those_that_train() {
+    // Biases are added on the host, weights are in the kernels.
+    let model = Stack(vec![24, 16]);
+    let losses = |lr: f32| {
+        let config = config(|c| {
+            c.weights.strategy = Strategy::Baked;
+            c.weights.overlap = true;
+            c.train.lr = lr;
+        });
+        train(Chip::M4, &model, columns(32, 16), &config).1
+    };
+    let (moving, standing) = (losses(0.5), losses(1e-30));
+    // The second batch still trains with the first weights, all of them; the third does not.
+    assert_eq!(moving[..2], standing[..2]);
+    assert_ne!(moving[2], standing[2]);
+}
+
+/// A matrix product whose sum over another axis than the batch's is no gradient of a weight.
+struct Scores;
+
+impl Model for Scores {
+    fn forward(&self, g: &mut Graph, x: Value, target: Value) -> Result<Outputs> {
+        let y = linear(g, "fc", x, 8, false, INIT)?;
+        let rows = g.reshape(y, &[4, 8, 4])?;
+        let scores = g.matmul(rows, rows, false, true)?;
+        let sums = g.reduce_sum(scores, &[1], false)?;
+        let prediction = g.reshape(sums, &[1, 32, 1, 1])?;
+        Ok(Outputs { loss: Loss::Mse.of(g, prediction, target)?, prediction })
+    }
+}
+
+#[test]
+fn only_sums_over_the_batch_go_with_a_gradient_to_the_device() {
+    let data = || Waves { x: vec![4, 8, 1, 4], target: vec![1, 32, 1, 1] };
+    let (_, expected, _) = train(Chip::M4, &Scores, data(), &config(|c| c.train.lr = 1e-3));
+    let on_device = config(|c| {
+        c.train.lr = 1e-3;
+        c.plan.weight_gradients = Place::Device;
+    });
+    let (plan, losses, _) = train(Chip::M4, &Scores, data(), &on_device);
+    assert!(plan.programs.iter().any(|p| p.what == "dy x^T"), "{plan}");
+    assert!(difference(&losses, &expected) < 1e-3, "{losses:?} {expected:?}");
+}

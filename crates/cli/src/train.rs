@@ -38,7 +38,12 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
         device.inject = faults.to_string();
     }
     let (options, why) = engine::options(&device)?;
-    let trainer = Trainer::new(&config, device::open(&options)?)?;
+    let mut first = config.clone();
+    if to_resume.as_ref().is_some_and(|folder| folder.join(run_dir::CHECKPOINT).exists()) {
+        // The checkpoint has all weights.
+        first.train.init_weights = None;
+    }
+    let trainer = Trainer::new(&first, device::open(&options)?)?;
     if args.plan {
         if args.json {
             writeln!(out, "{}", serde_json::to_string_pretty(trainer.plan())?)?;

@@ -59,6 +59,8 @@ fn an_unfolded_convolution_gives_the_same() {
         Case { strides: &[2, 3], ..CASE },
         Case { strides: &[2, 2], pad: Some(&[0, 0, 1, 0]), bias: true, ..CASE },
         Case { kernel: &[1, 1], strides: &[2, 2], ..CASE },
+        // As many windows as elements, and yet not one for each.
+        Case { image: &[4, 4], kernel: &[1, 1], strides: &[2, 2], pad: Some(&[2, 2, 2, 2]), ..CASE },
         Case { kernel: &[2, 3], dilations: &[2, 1], groups: 2, bias: true, ..CASE },
         Case { image: &[9], kernel: &[4], strides: &[2], dilations: &[1], pad: Some(&[1, 1]), groups: 2, ..CASE },
     ];
@@ -119,6 +121,8 @@ fn only_what_is_asked_for_is_unfolded() {
     let window = program(&CASE);
     assert_eq!(ops(&unfold(&window, |_, _| false).unwrap()), ["conv"]);
     assert!(ops(&unfold(&window, |_, _| true).unwrap()).len() > 9);
+    let strided = Case { image: &[4, 4], kernel: &[1, 1], strides: &[2, 2], pad: Some(&[2, 2, 2, 2]), ..CASE };
+    assert_eq!(ops(&split(&program(&strided), |_, _| Some((2, 2))).unwrap()), ["conv"]);
     let pointwise = program(&Case { kernel: &[1, 1], ..CASE });
     assert_eq!(ops(&unfold(&pointwise, |_, _| true).unwrap()), ["conv"]);
 }

@@ -1,7 +1,6 @@
 //! Loss functions.
 
 use super::Graph;
-use crate::data::IGNORE;
 use crate::error::{Error, Result};
 use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
@@ -51,8 +50,8 @@ pub fn mse(g: &mut Graph, y: Value, target: Value) -> Result<Value> {
 }
 
 /// The mean of `-log softmax(logits)[target]`, the softmax taken over the channels of `logits` `[N, classes, 1, S]` or
-/// `[N, classes, S, 1]`, for `target` int32 `[N, S]`. Targets that are [`IGNORE`] do not count; where none counts,
-/// the loss is 0.
+/// `[N, classes, S, 1]`, for `target` int32 `[N, S]`. Targets below 0, as [`IGNORE`](crate::data::IGNORE) is, do not count; where none
+/// counts, the loss is 0.
 ///
 /// # Errors
 ///
@@ -70,7 +69,8 @@ pub fn cross_entropy(g: &mut Graph, logits: Value, target: Value) -> Result<Valu
     };
     let logits = g.reshape(logits, &[n, shape[1], 1, s])?;
     let target = g.reshape(target, &[n, 1, 1, s])?;
-    let ignored = g.call("equal").arg("x", target).constant("y", Tensor::i32(IGNORE)).finish()?;
+    // A negative index would count from the end.
+    let ignored = g.call("less").arg("x", target).constant("y", Tensor::i32(0)).finish()?;
     let zero = g.constant(Tensor::i32(0));
     // Some class there is, whose number is then multiplied by 0.
     let class = g.call("select").arg("cond", ignored).arg("a", zero).arg("b", target).finish()?;

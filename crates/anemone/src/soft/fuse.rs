@@ -107,8 +107,10 @@ impl Planner<'_> {
             straight: None,
         };
         open.ops.push(last);
-        open.to_come.push(open.to_come[op]);
-        open.to_come[op] = 0;
+        // The leaky part may be the value of another call too.
+        let reads = self.uses[output.index()];
+        open.to_come.push(reads);
+        open.to_come[op] -= reads;
         open.members.retain(|(id, _)| *id != output);
         open.members.push((output, open.ops.len() - 1));
         self.held[output.index()] = Held::Pending(n, open.ops.len() - 1);

@@ -57,7 +57,7 @@ impl Slots {
             }
             for place in step.reads.iter_mut().chain(&mut step.writes) {
                 let buffer = place.slot;
-                // A value nobody wrote is read as zeros.
+                // Every value that is read has been written by a step before, or is pinned.
                 let slot = at[buffer].unwrap_or(usize::MAX);
                 let free = &mut free[place.kind as usize];
                 if last_use[buffer] == i && !buffers[buffer].pinned && !free.contains(&slot) {

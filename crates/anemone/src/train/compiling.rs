@@ -10,15 +10,27 @@ use crate::nn::Built;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Kernels under way, and what else goes with them.
+pub(super) struct Coming {
+    background: Background,
+    /// The update whose weights they get.
+    update: u64,
+    /// What the host's parts of a step read of the same weights.
+    handed: Vec<Vec<f32>>,
+}
+
 impl Trainer {
     /// Sees to kernels for the next batch, unless training is over.
     pub(super) fn renew_kernels(&mut self, over: bool) -> Result<()> {
         let was_stale = std::mem::take(&mut self.batch.stale);
-        if let Some((background, update)) = self.background.take() {
+        if let Some(Coming { background, update, handed }) = self.background.take() {
             self.swap(background);
             self.batch.kernel_update = update;
+            // Host and kernels go by the same weights.
+            self.plan.hand(&mut self.environment, &handed);
         } else if !over && self.config.weights.strategy == Strategy::Operand {
             self.prepare()?;
+            self.plan.hand_prepared(&mut self.environment, &self.params);
             if let Some(kernels) = &mut self.kernels {
                 kernels.write_weights(&self.plan.weights(&self.environment, &self.params))?;
             }
@@ -28,7 +40,8 @@ impl Trainer {
             let weights = self.plan.weights(&self.environment, &self.params);
             match self.compiler.compile_in_background(weights.into_iter().map(<[f32]>::to_vec).collect()) {
                 Ok(background) => {
-                    self.background = Some((background, self.state.update));
+                    let handed = self.plan.handed(&self.environment, &self.params);
+                    self.background = Some(Coming { background, update: self.state.update, handed });
                     self.batch.stale = true;
                 }
                 Err(_) => {
@@ -63,7 +76,7 @@ impl Trainer {
         }
     }
 
-    /// Computes what the device's weights are made of from the parameters.
+    /// Computes what is made of parameters alone from the latest.
     fn prepare(&mut self) -> Result<()> {
         self.plan.prepare(&mut self.environment, &self.params)
     }
@@ -76,6 +89,7 @@ impl Trainer {
         self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
         self.state.stats.n_retries += stats.n_retries;
         self.kernels = Some(result?);
+        self.plan.hand_prepared(&mut self.environment, &self.params);
         self.batch.kernel_update = self.state.update;
         Ok(())
     }

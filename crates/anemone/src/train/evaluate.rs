@@ -1,7 +1,7 @@
 //! What weights do on data they are not trained on: the model's forward part on the host, in f32.
 
 use crate::config::Config;
-use crate::data::{Data, IGNORE, Part};
+use crate::data::{Data, Part};
 use crate::error::{Error, Result};
 use crate::nn::{Built, Graph, Model};
 use crate::params::{self, ParamSpec};
@@ -170,7 +170,7 @@ fn count_right(logits: &[f32], n_classes: usize, target: &[f32], shape: Option<V
     let (mut n_targets, mut n_right) = (0, 0);
     for (logits, target) in logits.chunks_exact((n_classes * size).max(1)).zip(target.chunks_exact(size.max(1))) {
         for (s, &class) in target.iter().enumerate() {
-            if class == IGNORE as f32 {
+            if class < 0.0 {
                 continue;
             }
             let at = |c: usize| logits[c * size + s];

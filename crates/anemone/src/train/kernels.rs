@@ -197,10 +197,21 @@ impl Loaded {
         })
     }
 
-    fn run(&mut self, weights: Option<&dyn Buffer>, n_retries: &mut u64) -> Result<()> {
+    /// Runs the kernel on what lies in the buffers, and says how long it took.
+    fn timed(&mut self, weights: Option<&dyn Buffer>, n_retries: &mut u64) -> (Result<()>, Duration) {
+        let start = Instant::now();
         let inputs: Vec<&dyn Buffer> = weights.into_iter().chain(self.inputs.iter().map(|b| &**b)).collect();
-        retry(n_retries, || self.kernel.run(&inputs, &mut [&mut *self.output]))
+        let done = retry(n_retries, || self.kernel.run(&inputs, &mut [&mut *self.output]));
+        (done, start.elapsed())
     }
+}
+
+/// What a call of the device took.
+pub(crate) struct Took {
+    /// Copies to and from its buffers.
+    pub(crate) copies: Duration,
+    /// The call itself.
+    pub(crate) device: Duration,
 }
 
 impl Kernels {
@@ -219,7 +230,7 @@ impl Kernels {
     }
 
     /// Runs the call of that index on what lies in the environment. `meanwhile` is done on this thread while the
-    /// device works. Gives the time that copies to and from the buffers took.
+    /// device works.
     ///
     /// # Errors
     ///
@@ -231,7 +242,7 @@ impl Kernels {
         e: &mut Environment,
         n_retries: &mut u64,
         meanwhile: Option<Work<'_>>,
-    ) -> Result<Duration> {
+    ) -> Result<Took> {
         let start = Instant::now();
         let CallWeights { program, buffer } = &mut self.calls[index];
         let loaded = &mut self.programs[*program];
@@ -239,19 +250,29 @@ impl Kernels {
             input.write(e.get(id))?;
         }
         let written = start.elapsed();
-        let done = match meanwhile {
-            None => loaded.run(buffer.as_deref(), n_retries),
-            Some(work) => std::thread::scope(|scope| {
-                let device = scope.spawn(|| loaded.run(buffer.as_deref_mut().map(|b| &*b), n_retries));
-                let worked = work(e);
-                let done =
-                    device.join().unwrap_or_else(|_| Err(Error::device("the thread of the device has panicked")));
-                done.and(worked)
-            }),
+        let (done, device) = match meanwhile {
+            None => loaded.timed(buffer.as_deref(), n_retries),
+            Some(work) => {
+                let (device, worked) = std::thread::scope(|scope| {
+                    let (loaded, buffer, n_retries) = (&mut *loaded, buffer.as_deref_mut(), &mut *n_retries);
+                    let device = std::thread::Builder::new()
+                        .name("device".into())
+                        .spawn_scoped(scope, move || loaded.timed(buffer.map(|b| &*b), n_retries));
+                    let worked = work(e);
+                    (device.map(std::thread::ScopedJoinHandle::join), worked)
+                });
+                worked?;
+                match device {
+                    Ok(Ok(done)) => done,
+                    Ok(Err(_)) => (Err(Error::device("the thread of the device has panicked")), Duration::ZERO),
+                    // Without a thread to be had, one after the other.
+                    Err(_) => loaded.timed(buffer.as_deref(), n_retries),
+                }
+            }
         };
         done.map_err(|e| e.context(format!("evaluate `{}`", call.label)))?;
         let start = Instant::now();
         loaded.output.read(e.get_mut(call.output))?;
-        Ok(written + start.elapsed())
+        Ok(Took { copies: written + start.elapsed(), device })
     }
 }

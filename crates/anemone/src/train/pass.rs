@@ -48,16 +48,16 @@ impl Trainer {
                 }
                 Part::Deferred(part) => waiting.push(part),
                 Part::Device(index) => {
-                    let start = Instant::now();
                     let parts = std::mem::take(&mut waiting);
                     let mut hidden = Duration::ZERO;
                     let mut work = |e: &mut Environment| timed(&parts, e).map(|took| hidden = took);
                     let meanwhile: Option<Work<'_>> = if parts.is_empty() { None } else { Some(&mut work) };
                     let n_retries = &mut self.state.stats.n_retries;
-                    times.copies += kernels.run(index, &plan.calls[index], e, n_retries, meanwhile)?;
-                    times.device += start.elapsed();
+                    let took = kernels.run(index, &plan.calls[index], e, n_retries, meanwhile)?;
+                    times.copies += took.copies;
+                    times.device += took.copies + took.device;
                     times.gradients += hidden;
-                    times.gradients_hidden += hidden;
+                    times.gradients_hidden += hidden.min(took.device);
                 }
             }
         }

@@ -1,9 +1,11 @@
 //! What runs where: cuts a training graph into programs for the device and work for the host.
 //!
 //! Linear layers (convolutions whose weights depend on parameters alone), forward and backward, run on the device
-//! in fp16, one dispatch each. What depends on parameters alone, such as the transposed weights of a backward
-//! layer, is prepared on the host once a weight version. The rest (activations, attention, norms, loss, gradients of
-//! weights) runs on the host in f32, by the same steps the software engine has.
+//! in fp16, one dispatch each; those too large for it are split, convolutions with windows unfolded where weights are
+//! passed in, and what it refuses all the same stays on the host. What depends on parameters alone, such as the
+//! transposed weights of a backward layer, is prepared on the host once a weight version. The rest (activations,
+//! attention, norms, loss and, unless the device is asked for them, gradients of weights) runs on the host in f32, by
+//! the same steps the software engine has: one program over one memory, run in parts between the device's calls.
 
 mod assign;
 mod describe;
@@ -118,13 +120,28 @@ impl TrainPlan {
         self.host.environment()
     }
 
-    /// Computes what depends on parameters alone, and hands them to the host's parts.
+    /// Computes what depends on parameters alone: the weights of the device's calls, and what the host's parts read.
     ///
     /// # Errors
     ///
     /// If an op cannot be computed on these values.
     pub(crate) fn prepare(&self, e: &mut Environment, params: &[Vec<f32>]) -> Result<()> {
         self.host.prepare(e, params)
+    }
+
+    /// Lets the host's parts go by what was prepared last.
+    pub(crate) fn hand_prepared(&self, e: &mut Environment, params: &[Vec<f32>]) {
+        self.host.hand_prepared(e, params);
+    }
+
+    /// A copy of what was prepared last for the host's parts, for kernels that are not there yet.
+    pub(crate) fn handed(&self, e: &Environment, params: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        self.host.handed(e, params).into_iter().map(<[f32]>::to_vec).collect()
+    }
+
+    /// Lets the host's parts go by such a copy.
+    pub(crate) fn hand(&self, e: &mut Environment, values: &[Vec<f32>]) {
+        self.host.hand(e, values);
     }
 
     /// The weights of each call of the device, as they were prepared last; empty for calls without.

@@ -103,6 +103,7 @@ struct Convolution {
     ws: Vec<usize>,
     ys: Vec<usize>,
     groups: usize,
+    has_strides: bool,
     is_transpose: bool,
 }
 
@@ -119,7 +120,8 @@ impl Convolution {
         };
         let groups = constant(f, call, "groups").and_then(|t| t.ints()?.first().copied()).unwrap_or(1);
         let is_transpose = call.op.name == "conv_transpose";
-        Ok(Convolution { x, weight, xs, ws, ys, groups: groups as usize, is_transpose })
+        let has_strides = has_strides(constant(f, call, "strides"));
+        Ok(Convolution { x, weight, xs, ws, ys, groups: groups as usize, has_strides, is_transpose })
     }
 
     fn baked(&self, f: &ValidFunction, call: &ValidCall) -> Form {
@@ -136,7 +138,7 @@ impl Convolution {
     /// The weights to pass and the product they go into. Weights that are others transposed are passed as those.
     fn product(&self, f: &ValidFunction, made_by: Option<&ValidCall>) -> Result<(ValueId, Form), String> {
         let Convolution { xs, ws, ys, groups, .. } = self;
-        if ws[2..].iter().any(|&k| k != 1) || xs[2..] != ys[2..] {
+        if ws[2..].iter().any(|&k| k != 1) || self.has_strides || xs[2..] != ys[2..] {
             return Err(format!("weights {ws:?} cannot be passed, only those of 1x1 kernels without strides"));
         }
         let mut weight = self.weight;
@@ -154,6 +156,10 @@ impl Convolution {
     }
 }
 
+fn has_strides(strides: Option<&Tensor>) -> bool {
+    strides.and_then(Tensor::ints).is_some_and(|s| s.iter().any(|&s| s != 1))
+}
+
 /// Whether a call exchanges the first two axes and leaves the others.
 fn swaps_the_first_two(f: &ValidFunction, call: &ValidCall) -> bool {
     let perm = constant(f, call, "perm").and_then(Tensor::ints).unwrap_or_default();
@@ -169,7 +175,7 @@ pub(super) fn arg(call: &ValidCall, name: &str) -> Option<ValueId> {
     }
 }
 
-fn constant<'a>(f: &'a ValidFunction, call: &ValidCall, name: &str) -> Option<&'a Tensor> {
+pub(super) fn constant<'a>(f: &'a ValidFunction, call: &ValidCall, name: &str) -> Option<&'a Tensor> {
     match f.value(arg(call, name)?).constant()? {
         anemone_mil::ops::Value::Tensor(t) => Some(t),
         anemone_mil::ops::Value::List(_) => None,
@@ -184,8 +190,11 @@ impl Form {
     /// Output and input channels of a linear layer of one group that can be split.
     pub(crate) fn channels(&self) -> Option<(usize, usize)> {
         match self {
-            Form::Baked { op: "conv", x, weight, .. }
-                if weight[1] == x[1] && weight[2..].iter().all(|&k| k == 1) =>
+            Form::Baked { op: "conv", x, weight, y, constants }
+                if weight[1] == x[1]
+                    && weight[2..].iter().all(|&k| k == 1)
+                    && x[2..] == y[2..]
+                    && !has_strides(constants.iter().find(|(name, _)| *name == "strides").map(|(_, t)| t)) =>
             {
                 Some((weight[0], weight[1]))
             }

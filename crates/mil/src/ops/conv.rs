@@ -8,7 +8,7 @@ use super::window::{Geometry, Windows, coordinates, positive};
 use super::*;
 use crate::builder::{self, Builder};
 use crate::ir::{Dim, TensorType};
-pub(crate) use unfold::unfold;
+pub(crate) use unfold::{is_linear, unfold};
 
 const STRIDES: Param = Param::constant("strides", INT32).optional();
 const PAD_TYPE: Param = Param::constant("pad_type", STRING).or(Const::Str("valid"));
@@ -311,8 +311,7 @@ fn conv_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let conv = Conv::of(&v.args())?;
     let (x, w, dy) = (v.arg("x")?, v.arg("weight")?, v.dy()?);
     let windows = &conv.windows;
-    let pointwise = conv.groups == 1 && windows.kernel.iter().all(|&k| k == 1) && windows.image == windows.out;
-    if pointwise {
+    if conv.groups == 1 && windows.are_elements() {
         return pointwise_vjp(v);
     }
     if v.wants("x") {

@@ -216,6 +216,11 @@ impl Windows {
         })
     }
 
+    /// Whether each window is one element, the same as its output's.
+    pub(super) fn are_elements(&self) -> bool {
+        self.kernel.iter().chain(&self.strides).all(|&n| n == 1) && self.image == self.out
+    }
+
     /// Elements of the padded image up to the end of the last window, on an axis.
     pub(super) fn touched(&self, axis: usize) -> usize {
         (self.out[axis].max(1) - 1) * self.strides[axis]

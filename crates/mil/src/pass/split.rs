@@ -4,7 +4,7 @@ use super::{Site, rewrite};
 use crate::builder::{Builder, Value};
 use crate::error::Result;
 use crate::ir::Program;
-use crate::ops::OpResult;
+use crate::ops::{OpResult, conv};
 use crate::valid::{ValidCall, ValidFunction, ValidProgram};
 use std::ops::Range;
 
@@ -23,11 +23,11 @@ pub fn split(
 }
 
 fn parts_of(b: &mut Builder, site: &Site<'_>, (n_out, n_in): (usize, usize)) -> OpResult<Option<Value>> {
-    let (Some(x), Some(w), None) = (site.arg("x"), site.arg("weight"), site.arg("bias")) else { return Ok(None) };
-    let (xs, ws) = (b.shape(x)?, b.shape(w)?);
-    if (n_out, n_in) == (1, 1) || xs[1] != ws[1] || ws[2..].iter().any(|&k| k != 1) {
+    let (Some(x), Some(w)) = (site.arg("x"), site.arg("weight")) else { return Ok(None) };
+    if (n_out, n_in) == (1, 1) || !conv::is_linear(b, site.call.op, &site.args)? {
         return Ok(None);
     }
+    let ws = b.shape(w)?;
     let mut inputs = Vec::new();
     for part in ranges(ws[1], n_in) {
         inputs.push((cut(b, x, 1, &part)?, part));

@@ -4,7 +4,8 @@ use super::Target;
 use super::fit::{is_computed, is_taken, made_of_params};
 use crate::config::{Io, Place, Strategy};
 use crate::error::Result;
-use crate::train::programs::{DeviceCall, Form, arg};
+use crate::train::programs::{DeviceCall, Form, arg, constant};
+use anemone_mil::Tensor;
 use anemone_mil::valid::{ValidCall, ValidFunction, ValueId};
 use std::collections::{HashMap, HashSet};
 
@@ -52,7 +53,7 @@ pub(super) fn assign(f: &ValidFunction, params: &[&str], loss: &str, target: Tar
             let source = arg(call, "weight").and_then(|w| made_by.get(&w)).map(|&i| &calls[i]);
             DeviceCall::of(f, call, source, target.strategy)
         } else if target.config.weight_gradients == Place::Device && !is_prepared[i] {
-            let sum = only_reader(calls, call.outputs[0]).filter(|&s| sums_the_batch(&calls[s]));
+            let sum = only_reader(f, call.outputs[0]).filter(|&s| sums_the_batch(f, &calls[s]));
             match DeviceCall::weight_gradient(f, call, sum.map(|s| &calls[s])) {
                 Some(d) => {
                     with.extend(sum.filter(|&s| calls[s].outputs[0] == d.output).map(|s| (i, s)));
@@ -213,14 +214,17 @@ fn needed_of_prepared(
     needed
 }
 
-fn sums_the_batch(call: &ValidCall) -> bool {
-    call.op.name == "reduce_sum"
+fn sums_the_batch(f: &ValidFunction, call: &ValidCall) -> bool {
+    call.op.name == "reduce_sum" && constant(f, call, "axes").and_then(Tensor::ints) == Some(&[0])
 }
 
-/// The only call that reads a value.
-fn only_reader(calls: &[ValidCall], id: ValueId) -> Option<usize> {
+/// The only call that reads a value, which is no output.
+fn only_reader(f: &ValidFunction, id: ValueId) -> Option<usize> {
+    if f.outputs.contains(&id) {
+        return None;
+    }
     let mut readers =
-        calls.iter().enumerate().filter(|(_, c)| c.args.iter().flatten().any(|a| a.ids().contains(&id)));
+        f.body.calls.iter().enumerate().filter(|(_, c)| c.args.iter().flatten().any(|a| a.ids().contains(&id)));
     let (i, _) = readers.next()?;
     readers.next().is_none().then_some(i)
 }

@@ -56,8 +56,12 @@ fn parts_that_fit(form: &Form, target: Target<'_>) -> Option<(usize, usize)> {
     let mut grids: Vec<(usize, usize)> = powers(n_out).flat_map(|o| powers(n_in).map(move |i| (o, i))).collect();
     grids.sort_by_key(|(o, i)| o * i);
     grids.into_iter().find(|&(o, i)| {
-        let part = form.with_channels(n_out.div_ceil(o), n_in.div_ceil(i));
-        is_taken(&part, target).is_ok() && is_taken(&part.backward(), target).is_ok()
+        // Parts differ by one where the channels cannot be divided.
+        let sizes = |n: usize, parts: usize| [n / parts, n.div_ceil(parts)];
+        sizes(n_out, o).into_iter().flat_map(|o| sizes(n_in, i).map(|i| (o, i))).all(|(o, i)| {
+            let part = form.with_channels(o, i);
+            is_taken(&part, target).is_ok() && is_taken(&part.backward(), target).is_ok()
+        })
     })
 }
 

@@ -171,11 +171,28 @@ impl HostSide {
         self.plan.n_bytes() + self.preparation.n_bytes()
     }
 
+    /// Computes what is made of parameters alone.
     pub(super) fn prepare(&self, e: &mut Environment, params: &[Vec<f32>]) -> Result<()> {
         for (i, &param) in self.prepared_from.iter().enumerate() {
             e.prepared.write_input(&self.preparation, i, &params[param]);
         }
-        self.preparation.run(&mut e.prepared)?;
+        self.preparation.run(&mut e.prepared)
+    }
+
+    /// The values that the host's parts read of it.
+    pub(super) fn handed<'a>(&self, e: &'a Environment, params: &'a [Vec<f32>]) -> Vec<&'a [f32]> {
+        self.handed.iter().map(|(_, source)| e.source(source, params)).collect()
+    }
+
+    /// Gives such values to the host's parts.
+    pub(super) fn hand(&self, e: &mut Environment, values: &[Vec<f32>]) {
+        for ((input, _), value) in self.handed.iter().zip(values) {
+            e.memory.write_input(&self.plan, *input, value);
+        }
+    }
+
+    /// Gives what was prepared last to the host's parts.
+    pub(super) fn hand_prepared(&self, e: &mut Environment, params: &[Vec<f32>]) {
         for &(input, source) in &self.handed {
             let value = match source {
                 Source::Param(i) => &params[i],
@@ -183,7 +200,6 @@ impl HostSide {
             };
             e.memory.write_input(&self.plan, input, value);
         }
-        Ok(())
     }
 
     pub(super) fn run(&self, part: usize, e: &mut Environment) -> Result<()> {

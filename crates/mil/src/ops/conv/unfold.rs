@@ -3,6 +3,13 @@
 use super::super::shape::strides;
 use super::*;
 
+/// Whether the convolution called with `args` is a linear layer of one group, without bias.
+pub(crate) fn is_linear(b: &Builder, def: &'static OpDef, args: &[Option<Vec<builder::Value>>]) -> OpResult<bool> {
+    let args = b.bind(def, args);
+    let conv = Conv::of(&args)?;
+    Ok(conv.groups == 1 && conv.windows.are_elements() && !args.has("bias"))
+}
+
 /// The convolution called with `args`, computed by slices and a 1x1 convolution named `name`; `None` if it is one
 /// already. Its sizes are known.
 ///
@@ -15,7 +22,7 @@ pub(crate) fn unfold(
     name: &str,
 ) -> OpResult<Option<builder::Value>> {
     let Conv { windows, groups, .. } = Conv::of(&b.bind(def, args))?;
-    if windows.kernel.iter().all(|&k| k == 1) && windows.image == windows.out {
+    if windows.are_elements() {
         return Ok(None);
     }
     let arg = |name: &str| Some(args[def.param(name)?.0].as_ref()?[0]);

@@ -89,6 +89,10 @@ pub(super) const CASES: &[Case] = &[
         conv(b, "conv", v, [&[2, 3], &[1, 2], &[1, 0, 2, 1]], "custom", 2)
     }),
     // The stride leaves elements that no window touches, and there is no padding to take them.
+    // As many windows as elements, and yet not one for each.
+    ("conv", &[&[1, 2, 4, 4], &[3, 2, 1, 1]], |b, v| {
+        conv(b, "conv", v, [&[2, 2], &[1, 1], &[2, 2, 2, 2]], "custom", 1)
+    }),
     ("conv", &[&[1, 2, 8], &[3, 2, 2]], |b, v| conv(b, "conv", v, [&[4], &[1], &[0, 0]], "valid", 1)),
     ("conv", &[&[2, 3, 6], &[3, 1, 4]], |b, v| conv(b, "conv", v, [&[1], &[1], &[0, 0]], "same", 3)),
     ("conv", &[&[1, 2, 5, 4], &[2, 2, 2, 2]], |b, v| {
