@@ -15,7 +15,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{Built, Graph, Model};
 use crate::optim::{self, Optimizer, Update};
-use crate::params::ParamSpec;
+use crate::params::{self, ParamSpec};
 use crate::pretrained;
 use crate::random::Random;
 use crate::report::{Best, Report, Stats, Validation};
@@ -246,17 +246,8 @@ impl Trainer {
         checkpoint.check_config(&self.identity())?;
         let mut state: State = serde_json::from_value(checkpoint.state.clone())
             .map_err(|e| Error::checkpoint(format!("the checkpoint's state cannot be read: {e}")))?;
-        let params = self
-            .specs
-            .iter()
-            .map(|spec| {
-                let found = checkpoint.tensors.iter().find(|t| t.name == spec.name && t.shape == spec.shape);
-                let missing = || {
-                    Error::checkpoint(format!("the checkpoint has no `{}` of shape {:?}", spec.name, spec.shape))
-                };
-                found.map(|t| t.data.clone()).ok_or_else(missing)
-            })
-            .collect::<Result<_>>()?;
+        let find = |spec| params::find(spec, &checkpoint.tensors).map(<[f32]>::to_vec);
+        let params = self.specs.iter().map(find).collect::<Result<_>>()?;
         let mut optimizer = self.config.optimizer.optimizer(&self.trained);
         optim::restore(&mut *optimizer, &checkpoint.tensors, &self.trained)?;
         let mut n_fallbacks = 0;

@@ -136,7 +136,7 @@ impl TrainPlan {
 
     /// A copy of what was prepared last for the host's parts, for kernels that are not there yet.
     pub(crate) fn handed(&self, e: &Environment, params: &[Vec<f32>]) -> Vec<Vec<f32>> {
-        self.host.handed(e, params).into_iter().map(<[f32]>::to_vec).collect()
+        self.host.handed(e, params)
     }
 
     /// Lets the host's parts go by such a copy.
@@ -146,7 +146,7 @@ impl TrainPlan {
 
     /// The weights of each call of the device, as they were prepared last; empty for calls without.
     pub(crate) fn weights<'a>(&self, e: &'a Environment, params: &'a [Vec<f32>]) -> Vec<&'a [f32]> {
-        let weight = |s: &Option<Source>| s.as_ref().map_or(&[][..], |s| e.source(s, params));
+        let weight = |s: &Option<Source>| s.map_or(&[][..], |s| e.source(s, params));
         self.weights.iter().map(weight).collect()
     }
 

@@ -179,9 +179,9 @@ impl HostSide {
         self.preparation.run(&mut e.prepared)
     }
 
-    /// The values that the host's parts read of it.
-    pub(super) fn handed<'a>(&self, e: &'a Environment, params: &'a [Vec<f32>]) -> Vec<&'a [f32]> {
-        self.handed.iter().map(|(_, source)| e.source(source, params)).collect()
+    /// A copy of the values that the host's parts read of it.
+    pub(super) fn handed(&self, e: &Environment, params: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        self.handed.iter().map(|&(_, source)| self.value(source, &e.prepared, params).to_vec()).collect()
     }
 
     /// Gives such values to the host's parts.
@@ -194,11 +194,14 @@ impl HostSide {
     /// Gives what was prepared last to the host's parts.
     pub(super) fn hand_prepared(&self, e: &mut Environment, params: &[Vec<f32>]) {
         for &(input, source) in &self.handed {
-            let value = match source {
-                Source::Param(i) => &params[i],
-                Source::Prepared(i) => e.prepared.output(&self.preparation, i),
-            };
-            e.memory.write_input(&self.plan, input, value);
+            e.memory.write_input(&self.plan, input, self.value(source, &e.prepared, params));
+        }
+    }
+
+    fn value<'a>(&self, source: Source, prepared: &'a Memory, params: &'a [Vec<f32>]) -> &'a [f32] {
+        match source {
+            Source::Param(i) => &params[i],
+            Source::Prepared(i) => prepared.output(&self.preparation, i),
         }
     }
 
@@ -224,11 +227,8 @@ impl Environment {
     }
 
     /// A value made of parameters alone.
-    pub(super) fn source<'a>(&'a self, source: &Source, params: &'a [Vec<f32>]) -> &'a [f32] {
-        match *source {
-            Source::Param(i) => &params[i],
-            Source::Prepared(i) => self.prepared.output(&self.side.preparation, i),
-        }
+    pub(super) fn source<'a>(&'a self, source: Source, params: &'a [Vec<f32>]) -> &'a [f32] {
+        self.side.value(source, &self.prepared, params)
     }
 
     /// The loss, after a step.
