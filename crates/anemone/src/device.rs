@@ -48,6 +48,11 @@ pub trait Device: Send + Sync {
         "fp16 with f32 accumulation, nearest even"
     }
 
+    /// Whether it works beside the CPU, so that the host gets other work done meanwhile.
+    fn is_apart(&self) -> bool {
+        true
+    }
+
     /// The energy of the Neural Engine since the device was opened, in joules, other programs' use of it included;
     /// `None` if this device is something else, or the machine does not tell.
     fn engine_energy_j(&self) -> Option<f64> {
@@ -193,6 +198,11 @@ impl Version {
     pub(crate) fn next() -> Version {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Version(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Its number, which no other has.
+    pub(crate) fn number(self) -> u64 {
+        self.0
     }
 }
 

@@ -25,6 +25,7 @@ pub use anemone_mil as mil;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use report::Report;
+pub use soft::simd::{Instructions, set_instructions};
 pub use soft::threads::set_n_threads;
 pub use train::Trainer;
 

@@ -7,16 +7,19 @@
 //! (`conv` or `matmul`).
 
 mod copy;
+pub(crate) mod floats;
+pub(crate) mod fp16;
 mod fuse;
 mod gather;
-pub(crate) mod kernels;
+pub(crate) mod gemm;
 mod lower;
 mod math;
+
 pub(crate) mod plan;
 mod pointwise;
 mod product;
 mod reduce;
-mod simd;
+pub(crate) mod simd;
 mod slots;
 pub(crate) mod steps;
 pub(crate) mod threads;

@@ -19,6 +19,7 @@ use crate::params::{self, ParamSpec};
 use crate::pretrained;
 use crate::random::Random;
 use crate::report::{Best, Report, Stats, Validation};
+use crate::soft::threads;
 use crate::weights_file::NamedTensor;
 use anemone_mil::ir::DType;
 use compiling::{Coming, Cut};
@@ -283,6 +284,11 @@ impl Trainer {
     /// If the device failed for good, or numbers are no longer finite and the policy is to fail. What was trained
     /// up to the last update can still be saved where [`Trainer::at_boundary`] says so.
     pub fn step(&mut self) -> Result<Event> {
+        let Description { device_flops, host_flops, .. } = self.plan.description();
+        threads::together((device_flops + host_flops) as usize / 16, || self.one_step())
+    }
+
+    fn one_step(&mut self) -> Result<Event> {
         if self.finished {
             return Ok(Event::Finished);
         }

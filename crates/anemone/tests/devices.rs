@@ -5,7 +5,8 @@ mod support;
 use anemone::config::Strategy;
 use anemone::device::{Device, Faults, Kernel, SoftDevice, Usage};
 use anemone::mil::{Chip, Limits, ValidProgram, Weights};
-use anemone::{Result, Trainer};
+use anemone::train::Event;
+use anemone::{Config, Instructions, Result, Trainer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use support::suite;
@@ -18,6 +19,37 @@ fn soft(chip: Chip, faults: &str) -> SoftDevice {
 fn the_device_suite() {
     for chip in [Chip::M3, Chip::M4, Chip::M5] {
         suite::run(&|| Box::new(soft(chip, "")), &suite::programs());
+    }
+}
+
+/// The losses of some steps, bit by bit.
+fn losses(config: &Config) -> Vec<u32> {
+    let mut trainer = Trainer::new(config, Arc::new(soft(Chip::M4, ""))).unwrap();
+    let mut losses = Vec::new();
+    while let Event::Step(step) = trainer.step().unwrap() {
+        losses.push(step.loss.to_bits());
+    }
+    losses
+}
+
+#[test]
+fn results_are_the_same_with_all_instructions_of_this_cpu() {
+    let here: Vec<Instructions> = Instructions::ALL.into_iter().filter(|i| i.are_here()).collect();
+    assert!(here.contains(&Instructions::Portable));
+    let runs = [("tiny", 30), ("digits", 5), ("digits-convnet", 2)].map(|(preset, steps)| {
+        let mut config = Config::preset(preset).unwrap();
+        config.train.steps = steps;
+        config
+    });
+    let expected = runs.each_ref().map(losses);
+    for instructions in here {
+        anemone::set_instructions(instructions).unwrap();
+        suite::run(&|| Box::new(soft(Chip::M4, "")), &suite::programs());
+        assert_eq!(runs.each_ref().map(losses), expected, "{instructions:?}");
+    }
+    anemone::set_instructions(Instructions::Widest).unwrap();
+    if !Instructions::Neon.are_here() {
+        assert!(anemone::set_instructions(Instructions::Neon).unwrap_err().is_config());
     }
 }
 

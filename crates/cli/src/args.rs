@@ -1,5 +1,6 @@
 //! The arguments of the command line: what is a string there has its type here.
 
+use anemone::Instructions;
 use anemone::config::{Place, Strategy};
 use anemone::device::{Faults, Select};
 use anemone_mil::Chip;
@@ -35,6 +36,17 @@ Exit codes:
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// The most threads the software engine uses; results are the same with any number [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
+    /// The instructions the software engine uses; results are the same with all of them [default: widest]
+    #[arg(long, global = true, value_name = "SET", value_parser = instructions())]
+    pub(crate) instructions: Option<Instructions>,
+}
+
+fn instructions() -> impl TypedValueParser<Value = Instructions> {
+    let named = |name: String| Instructions::ALL.into_iter().find(|i| i.name() == name).unwrap_or_default();
+    PossibleValuesParser::new(Instructions::ALL.map(Instructions::name)).map(named)
 }
 
 #[derive(Debug, Subcommand)]

@@ -38,7 +38,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     // Strips colours where they would not be seen as such, and honours `NO_COLOR`.
     let mut out = io::BufWriter::new(anstream::stdout());
-    let outcome = run(&args.command, &mut out).and_then(|outcome| Ok(out.flush().map(|()| outcome)?));
+    let outcome = set_up(&args)
+        .and_then(|()| run(&args.command, &mut out))
+        .and_then(|outcome| Ok(out.flush().map(|()| outcome)?));
     match outcome {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
         Ok(Outcome::Found) => ExitCode::FAILURE,
@@ -51,6 +53,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Sets what holds for the whole process.
+fn set_up(args: &Args) -> anyhow::Result<()> {
+    args.threads.into_iter().for_each(|n| anemone::set_n_threads(n.into()));
+    Ok(args.instructions.map_or(Ok(()), anemone::set_instructions)?)
 }
 
 fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {

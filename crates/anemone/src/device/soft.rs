@@ -3,7 +3,8 @@
 use super::faults::{Call, Faults, Injector};
 use super::{Buffer, Device, Kernel, Signature, Usage, Version};
 use crate::error::{Error, Result};
-use crate::soft::kernels;
+use crate::soft::floats::Floats;
+use crate::soft::fp16;
 use crate::soft::plan::Plan;
 use crate::soft::steps::Memory;
 use anemone_mil::ir::{DType, TensorType};
@@ -54,7 +55,7 @@ impl SoftDevice {
         }
         engine.injector.call(Call::Compile)?;
         let program = validate(text::parse(mil)?, &engine.limits)?;
-        let plan = Plan::new(program.main(), weights)?;
+        let plan = Plan::keeping_inputs(program.main(), weights)?;
         engine.injector.call(Call::Load)?;
         let live = Live::new(engine)?;
         Ok(Box::new(SoftKernel::new(plan, live)?))
@@ -72,6 +73,10 @@ impl Device for SoftDevice {
 
     fn compile(&self, program: &ValidProgram, weights: &Weights) -> Result<Box<dyn Kernel>> {
         self.compile_text(&text::print(program.program()), weights)
+    }
+
+    fn is_apart(&self) -> bool {
+        false
     }
 
     fn usage(&self) -> Usage {
@@ -107,8 +112,6 @@ impl Drop for Live {
 struct SoftKernel {
     plan: Plan,
     memory: Memory,
-    /// What lies in the memory of each input: an operand that has not changed since is not copied again.
-    loaded: Vec<Version>,
     signature: Signature,
     live: Live,
 }
@@ -117,8 +120,7 @@ impl SoftKernel {
     fn new(plan: Plan, live: Live) -> Result<SoftKernel> {
         let signature = Signature::new(plan.inputs(), plan.outputs())?;
         let memory = plan.memory();
-        let loaded = vec![Version::default(); signature.inputs.len()];
-        Ok(SoftKernel { plan, memory, loaded, signature, live })
+        Ok(SoftKernel { plan, memory, signature, live })
     }
 }
 
@@ -140,17 +142,60 @@ impl Kernel for SoftKernel {
         s.check_counts(inputs.len(), outputs.len())?;
         for (i, (buffer, (name, ty))) in inputs.iter().zip(&s.inputs).enumerate() {
             let buffer = soft(*buffer, name, ty)?;
-            if self.loaded[i] != buffer.version {
-                self.memory.input_mut(&self.plan, i).copy_from_slice(&buffer.elements);
-                self.loaded[i] = buffer.version;
-            }
+            let elements = buffer.lent.as_ref().unwrap_or(&buffer.elements);
+            let is_raw = buffer.lent.is_some() && buffer.ty.dtype == DType::Fp16;
+            self.memory.share_input(&self.plan, i, elements, buffer.version.number(), is_raw);
         }
         self.live.0.injector.call(Call::Evaluate)?;
-        self.plan.run(&mut self.memory)?;
         for (i, (buffer, (name, ty))) in outputs.iter_mut().zip(&s.outputs).enumerate() {
-            soft_mut(*buffer, name, ty)?.store(self.memory.output(&self.plan, i));
+            let buffer = soft_mut(*buffer, name, ty)?;
+            self.memory.swap_output(&self.plan, i, &mut buffer.elements);
         }
-        Ok(())
+        let done = self.plan.run(&mut self.memory);
+        for (i, (buffer, (name, ty))) in outputs.iter_mut().zip(&s.outputs).enumerate() {
+            let buffer = soft_mut(*buffer, name, ty)?;
+            if !self.memory.swap_output(&self.plan, i, &mut buffer.elements) {
+                buffer.elements.copy_from_slice(self.memory.output(&self.plan, i));
+            }
+            buffer.version = Version::next();
+        }
+        self.memory.forget_inputs(&self.plan);
+        done
+    }
+}
+
+/// Lets a buffer of the software engine hold these elements, not copied, until they are [given back](give_back); `false`
+/// if it is another device's, or of another size.
+pub(crate) fn lend(buffer: &mut dyn Buffer, elements: &Floats) -> bool {
+    let any: &mut dyn std::any::Any = buffer;
+    match any.downcast_mut::<SoftBuffer>() {
+        Some(buffer) if buffer.elements.len() == elements.len() => {
+            buffer.lent = Some(elements.clone());
+            buffer.version = Version::next();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Ends a [loan](lend): the buffer holds nothing to use.
+pub(crate) fn give_back(buffer: &mut dyn Buffer) {
+    let any: &mut dyn std::any::Any = buffer;
+    if let Some(buffer) = any.downcast_mut::<SoftBuffer>() {
+        buffer.lent = None;
+    }
+}
+
+/// Exchanges the elements of a buffer of the software engine for others; `false` as of [`lend`].
+pub(crate) fn exchange(buffer: &mut dyn Buffer, elements: &mut Floats) -> bool {
+    let any: &mut dyn std::any::Any = buffer;
+    match any.downcast_mut::<SoftBuffer>() {
+        Some(buffer) if buffer.elements.len() == elements.len() => {
+            std::mem::swap(&mut buffer.elements, elements);
+            buffer.version = Version::next();
+            true
+        }
+        _ => false,
     }
 }
 
@@ -174,20 +219,16 @@ fn soft_mut<'a>(buffer: &'a mut dyn Buffer, name: &str, ty: &TensorType) -> Resu
 /// Dense elements as the engine computes with them: in f32, those of fp16 on its grid.
 struct SoftBuffer {
     ty: TensorType,
-    elements: Vec<f32>,
+    elements: Floats,
+    /// What it holds instead for now, not yet on the grid of its type.
+    lent: Option<Floats>,
     version: Version,
 }
 
 impl SoftBuffer {
     fn new(ty: TensorType) -> SoftBuffer {
-        let elements = vec![0.0; ty.n_elements().unwrap_or(0)];
-        SoftBuffer { ty, elements, version: Version::next() }
-    }
-
-    /// Takes over elements that lie on the grid of the type.
-    fn store(&mut self, elements: &[f32]) {
-        self.version = Version::next();
-        self.elements.copy_from_slice(elements);
+        let elements = Floats::zeros(ty.n_elements().unwrap_or(0));
+        SoftBuffer { ty, elements, lent: None, version: Version::next() }
     }
 
     fn check(&self, n: usize) -> Result<()> {
@@ -205,9 +246,10 @@ impl Buffer for SoftBuffer {
 
     fn write(&mut self, elements: &[f32]) -> Result<()> {
         self.check(elements.len())?;
-        self.store(elements);
+        self.version = Version::next();
+        self.elements.copy_from_slice(elements);
         if self.ty.dtype == DType::Fp16 {
-            kernels::round_all_to_fp16(&mut self.elements);
+            fp16::round_all(&mut self.elements);
         }
         Ok(())
     }

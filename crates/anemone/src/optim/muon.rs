@@ -3,7 +3,7 @@
 use super::adamw::AdamW;
 use super::{Optimizer, Update, is_matrix, sum_of_squares, zeros};
 use crate::params::ParamSpec;
-use crate::soft::kernels::Gemm;
+use crate::soft::gemm::{Gemm, Left, Rounding, Start};
 use pulp::Arch;
 
 /// The odd polynomial `a x + b x^3 + c x^5`, whose repetition takes singular values towards 1 fastest near 0; by
@@ -104,16 +104,15 @@ fn orthogonalized(mut x: Vec<f32>, rows: usize, columns: usize) -> Vec<f32> {
     let square = Gemm { m: n, k: n, n, transposed: (false, false) };
     let apply = Gemm { m: rows, k: n, n: columns, transposed: (false, false) };
     let (mut s, mut polynomial, mut other) = (vec![0.0; n * n], vec![0.0; n * n], vec![0.0; n * m]);
-    let mut scratch = vec![0.0; gram.n_scratch()];
+    let room = [gram, square, apply].map(Gemm::n_scratch).into_iter().max().unwrap_or(0);
+    let mut scratch = vec![0.0; room];
     for _ in 0..N_STEPS {
-        s.fill(0.0);
-        gram.accumulate(&x, &x, 0, &mut s, &mut scratch);
-        polynomial.fill(0.0);
-        square.accumulate(&s, &s, 0, &mut polynomial, &mut scratch);
+        gram.run((Left::Plain(&x), &x, Start::Zero), 0, &mut s, Rounding::default(), &mut scratch);
+        square.run((Left::Plain(&s), &s, Start::Zero), 0, &mut polynomial, Rounding::default(), &mut scratch);
         polynomial.iter_mut().zip(&s).for_each(|(p, s)| *p = B * s + C * *p);
         other.iter_mut().zip(&x).for_each(|(y, x)| *y = A * x);
         let (left, right) = if is_tall { (&x, &polynomial) } else { (&polynomial, &x) };
-        apply.accumulate(left, right, 0, &mut other, &mut scratch);
+        apply.run((Left::Plain(left), right, Start::Sums), 0, &mut other, Rounding::default(), &mut scratch);
         std::mem::swap(&mut x, &mut other);
     }
     x

@@ -2,9 +2,9 @@
 
 use super::copy::{Copy, broadcast, strides};
 use super::gather::{Kind, Picks};
-use super::kernels::Gemm;
+use super::gemm::Gemm;
 use super::plan::{Held, Planner};
-use super::product::{Product, Start, Sum};
+use super::product::{Product, Start};
 use super::reduce::{Along, Combine, Finish, Reduce};
 use super::steps::{Place, Step, Work};
 use super::window::{Conv, Pool, Pooling, Windows};
@@ -208,7 +208,13 @@ impl Planner<'_> {
         let copies = copies.iter().enumerate().map(|(i, (_, c))| c.of_source(i)).collect();
         let place = self.new_place(output)?;
         self.held[output.index()] = Held::At(place.clone());
-        self.steps.push(Step { work: Work::Copies { copies, fill }, reads, writes: vec![place], fp16: false });
+        self.steps.push(Step {
+            work: Work::Copies { copies, fill },
+            reads,
+            writes: vec![place],
+            fp16: false,
+            once: None,
+        });
         Some(())
     }
 
@@ -397,7 +403,7 @@ impl Planner<'_> {
         let shape = Gemm { m: ws[0], k: ws[1], n: size, transposed: (false, false) };
         let batch = (0..xs[0]).map(|i| (0, i * ws[1] * size)).collect();
         let start = if bias.is_some() { Start::Rows } else { Start::Zero };
-        self.step(Work::Product(Product { shape, batch, start, sum: Sum::No }), reads, output)
+        self.product(Product::new(shape, batch, start), reads, output)
     }
 
     fn conv_transpose(&mut self, call: &ValidCall, output: ValueId) -> Option<()> {
@@ -441,8 +447,7 @@ impl Planner<'_> {
             reads.push(self.floats(bias)?);
         }
         let start = if bias.is_some() { Start::Columns } else { Start::Zero };
-        self.reserve(shape, 0);
-        self.step(Work::Product(Product { shape, batch: [(0, 0)].into(), start, sum: Sum::No }), reads, output)
+        self.product(Product::new(shape, [(0, 0)].into(), start), reads, output)
     }
 
     fn matmul(&mut self, call: &ValidCall, output: ValueId) -> Option<()> {
@@ -471,22 +476,13 @@ impl Planner<'_> {
             (0..outer.iter().product()).map(at).collect()
         };
         let (at_x, at_y) = (offsets(&xs, m * k), offsets(&ys, k * n));
-        let mut reads = vec![self.floats(x)?, self.floats(y)?];
+        let reads = vec![self.floats(x)?, self.floats(y)?];
         let mut shape = Gemm { m, k, n, transposed };
         let mut batch: Vec<(usize, usize)> = at_x.iter().copied().zip(at_y.iter().copied()).collect();
         if let Some((reduce, summed)) = self.summed(output) {
             self.done[reduce] = true;
-            let mut sum = Sum::Yes;
-            // Turning round the operand with fewer rows is less work.
-            if transposed == (false, true) && m < n {
-                sum = Sum::Turned;
-                shape = Gemm { m: n, k, n: m, transposed: (false, true) };
-                reads.swap(0, 1);
-                batch.iter_mut().for_each(|at| *at = (at.1, at.0));
-            }
-            let product = Product { shape, batch: batch.into(), start: Start::Zero, sum };
-            self.reserve(shape, product.n_wide());
-            return self.step(Work::Product(product), reads, summed);
+            let product = Product { is_summed: true, ..Product::new(shape, batch.into(), Start::Zero) };
+            return self.product(product, reads, summed);
         }
         // With one right side for all, the left ones are one matrix of many rows.
         let is_stacked = !transposed.0 && at_x.iter().enumerate().all(|(i, &at)| at == i * m * k);
@@ -494,9 +490,7 @@ impl Planner<'_> {
             shape.m *= batch.len();
             batch = vec![(0, 0)];
         }
-        self.reserve(shape, 0);
-        let product = Product { shape, batch: batch.into(), start: Start::Zero, sum: Sum::No };
-        self.step(Work::Product(product), reads, output)
+        self.product(Product::new(shape, batch.into(), Start::Zero), reads, output)
     }
 
     /// The call that does nothing but add up the products of a batch, and what it gives, if they are read by no other.

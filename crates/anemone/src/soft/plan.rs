@@ -1,7 +1,10 @@
 //! From a validated function to steps over memory: planned once, run without allocating.
 
+use super::floats::Floats;
+use super::fp16;
 use super::fuse::Open;
-use super::kernels::Gemm;
+use super::gemm::Gemm;
+use super::product::{Product, Start};
 use super::slots::{Buffer, Content, Slots};
 use super::steps::{Holder, Memory, Place, PlaceKind, Reference, Step, Work};
 use super::threads;
@@ -12,6 +15,7 @@ use anemone_mil::ops::{Args, Bound, Eval, Operand, Value};
 use anemone_mil::tensor::{Data, Tensor};
 use anemone_mil::valid::{Origin, ValidCall, ValidFunction, ValueId};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// The steps of a function, and where its values lie.
 pub(crate) struct Plan {
@@ -19,6 +23,10 @@ pub(crate) struct Plan {
     outputs: Vec<(String, Type)>,
     input_places: Vec<Place>,
     output_places: Vec<Place>,
+    /// For each input, whether nothing but products read it, as their B: they can round it themselves.
+    rounds_late: Vec<bool>,
+    /// For each output, whether its memory is written by steps and is no other's.
+    is_own: Vec<bool>,
     steps: Vec<Step>,
     /// Where the steps of each part end.
     parts: Vec<usize>,
@@ -26,7 +34,6 @@ pub(crate) struct Plan {
     /// The values that are neither floats nor booleans nor `int32`, by number; only references touch them.
     others: Vec<Option<Value>>,
     n_scratch: usize,
-    n_wide: usize,
 }
 
 impl Plan {
@@ -37,6 +44,18 @@ impl Plan {
     /// If a constant is not in `weights`, a shape is unknown, the program is too large, or an op cannot be run.
     pub(crate) fn new(f: &ValidFunction, weights: &Weights) -> Result<Plan> {
         Plan::in_parts(f, weights, &[f.body.calls.len()])
+    }
+
+    /// As [`new`](Plan::new), for inputs of which some stay the same for many runs: what is laid out of an input alone
+    /// is kept until that is written again.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Plan::new).
+    pub(crate) fn keeping_inputs(f: &ValidFunction, weights: &Weights) -> Result<Plan> {
+        let mut planner = Planner::new(f, weights)?;
+        planner.keeps_inputs = true;
+        planner.plan(&[f.body.calls.len()])
     }
 
     /// As [`new`](Plan::new), to be run in parts: the first of them is the first `ends[0]` calls, the next those up to
@@ -52,7 +71,7 @@ impl Plan {
 
     /// Bytes of the memory it runs in.
     pub(crate) fn n_bytes(&self) -> usize {
-        (self.slots.n_elements() + self.n_scratch + self.n_wide) * size_of::<f32>()
+        (self.slots.n_elements() + self.n_scratch) * size_of::<f32>()
     }
 
     /// Name and type of each input.
@@ -73,7 +92,10 @@ impl Plan {
             ints,
             others: self.others.clone(),
             scratch: vec![vec![0.0; self.n_scratch]; threads::most_parts()],
-            wide: vec![0.0; self.n_wide],
+            versions: vec![1; self.inputs.len()],
+            is_raw: vec![false; self.inputs.len()],
+            done: vec![0; self.steps.len()],
+            adds: false,
         }
     }
 
@@ -83,7 +105,7 @@ impl Plan {
     ///
     /// If an index is out of range, or an op without a step of its own fails on these values.
     pub(crate) fn run(&self, memory: &mut Memory) -> Result<()> {
-        self.steps.iter().try_for_each(|step| step.run(memory))
+        self.run_steps(0..self.steps.len(), memory)
     }
 
     /// Runs the steps of one part.
@@ -93,7 +115,42 @@ impl Plan {
     /// As [`run`](Plan::run).
     pub(crate) fn run_part(&self, part: usize, memory: &mut Memory) -> Result<()> {
         let start = part.checked_sub(1).map_or(0, |p| self.parts[p]);
-        self.steps[start..self.parts[part]].iter().try_for_each(|step| step.run(memory))
+        self.run_steps(start..self.parts[part], memory)
+    }
+
+    fn run_steps(&self, steps: Range<usize>, memory: &mut Memory) -> Result<()> {
+        for i in steps {
+            let step = &self.steps[i];
+            if let Some(input) = step.once {
+                if memory.done[i] == memory.versions[input] {
+                    continue;
+                }
+                memory.done[i] = memory.versions[input];
+            }
+            step.run(memory)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the products that these outputs are add to what they hold, where [`Memory::add`] says so. Gives which of
+    /// them do: those that are the product's alone.
+    pub(crate) fn accumulate(&mut self, outputs: &[usize]) -> Vec<bool> {
+        let mut accumulate = |&output: &usize| {
+            let place = &self.output_places[output];
+            let is_one = |p: &Place| p.kind == place.kind && p.slot == place.slot;
+            let n_outputs = self.output_places.iter().filter(|p| is_one(p)).count();
+            let n_reads = self.steps.iter().flat_map(|s| &s.reads).filter(|p| is_one(p)).count();
+            let mut writers = self.steps.iter_mut().filter(|s| s.writes.iter().any(is_one));
+            let (Some(step), None) = (writers.next(), writers.next()) else { return false };
+            match &mut step.work {
+                Work::Product(p) if p.start == Start::Zero && !step.fp16 && (n_outputs, n_reads) == (1, 0) => {
+                    p.accumulates = true;
+                }
+                _ => return false,
+            }
+            true
+        };
+        outputs.iter().map(|o| accumulate(o)).collect()
     }
 
     #[cfg(test)]
@@ -109,9 +166,64 @@ impl Plan {
 }
 
 impl Memory {
+    /// Whether products that may add to what their results hold do so from now on.
+    pub(crate) fn add(&mut self, adds: bool) {
+        self.adds = adds;
+    }
+
+    /// Lets a floating-point input be these elements, of which two contents never have the same version. They are not
+    /// copied; [`Memory::forget_inputs`] gives them back. If they are `raw` they still have to be rounded to fp16.
+    pub(crate) fn share_input(&mut self, plan: &Plan, index: usize, elements: &Floats, version: u64, raw: bool) {
+        let place = &plan.input_places[index];
+        self.floats[place.slot] = elements.clone();
+        self.versions[index] = version;
+        self.is_raw[index] = raw && plan.rounds_late[index];
+        if raw && !plan.rounds_late[index] {
+            fp16::round_all(&mut self.floats[place.slot]);
+        }
+    }
+
+    /// Gives shared inputs back, so that whoever owns them can write them without copying them first.
+    pub(crate) fn forget_inputs(&mut self, plan: &Plan) {
+        plan.input_places.iter().for_each(|p| self.floats[p.slot] = Floats::default());
+    }
+
+    /// Exchanges the memory of a floating-point output for another of its size, if it is the output's alone.
+    pub(crate) fn swap_output(&mut self, plan: &Plan, index: usize, elements: &mut Floats) -> bool {
+        let place = &plan.output_places[index];
+        if place.kind != PlaceKind::Floats || !plan.is_own[index] {
+            return false;
+        }
+        std::mem::swap(&mut self.floats[place.slot], elements);
+        true
+    }
+
+    /// The memory of a floating-point input, to be exchanged.
+    pub(crate) fn input_floats_mut(&mut self, plan: &Plan, index: usize) -> Option<&mut Floats> {
+        let place = &plan.input_places[index];
+        self.versions[index] += 1;
+        (place.kind == PlaceKind::Floats).then(|| &mut self.floats[place.slot])
+    }
+
+    /// The memory of a floating-point input, to be shared.
+    pub(crate) fn lendable_input(&self, plan: &Plan, index: usize) -> Option<&Floats> {
+        self.whole(&plan.input_places[index])
+    }
+
+    /// The memory of a floating-point output, to be shared, if it is not part of another value's.
+    pub(crate) fn lendable_output(&self, plan: &Plan, index: usize) -> Option<&Floats> {
+        self.whole(&plan.output_places[index])
+    }
+
+    fn whole(&self, place: &Place) -> Option<&Floats> {
+        let floats = if place.kind == PlaceKind::Floats { self.floats.get(place.slot)? } else { return None };
+        (place.range == (0..floats.len())).then_some(floats)
+    }
+
     /// The elements of a floating-point input, to be written before a run; fp16 inputs take numbers on the fp16 grid.
     /// Nothing of an `int32` input: [`Memory::write_input`] takes those too.
     pub(crate) fn input_mut(&mut self, plan: &Plan, index: usize) -> &mut [f32] {
+        self.versions[index] += 1;
         let Place { kind, slot, range } = &plan.input_places[index];
         match kind {
             PlaceKind::Floats => &mut self.floats[*slot][range.clone()],
@@ -137,6 +249,7 @@ impl Memory {
 
     /// Writes an input, whole numbers of an `int32` one being given as floats.
     pub(crate) fn write_input(&mut self, plan: &Plan, index: usize, elements: &[f32]) {
+        self.versions[index] += 1;
         let Place { kind, slot, range } = &plan.input_places[index];
         match kind {
             PlaceKind::Floats => self.floats[*slot][range.clone()].copy_from_slice(elements),
@@ -191,9 +304,11 @@ pub(super) struct Planner<'a> {
     pub(super) open: Vec<Open>,
     pub(super) steps: Vec<Step>,
     pub(super) n_scratch: usize,
-    pub(super) n_wide: usize,
     buffers: Vec<Buffer>,
     uniform: HashMap<(u32, usize), Place>,
+    /// Operands of products that have been packed, by place and shape.
+    packed: HashMap<(Place, Gemm), Place>,
+    keeps_inputs: bool,
     others: Vec<Option<Value>>,
 }
 
@@ -232,9 +347,10 @@ impl<'a> Planner<'a> {
             open: Vec::new(),
             steps: Vec::new(),
             n_scratch: 0,
-            n_wide: 0,
             buffers: Vec::new(),
             uniform: HashMap::new(),
+            packed: HashMap::new(),
+            keeps_inputs: false,
             others: Vec::new(),
         })
     }
@@ -286,7 +402,34 @@ impl<'a> Planner<'a> {
         };
         let (mut input_places, mut output_places) = (places(&f.inputs)?, places(&f.outputs)?);
         let mut steps = self.steps;
-        let (slots, of_buffer) = Slots::assign(self.buffers, &mut steps);
+        let is_own = |(i, place): (usize, &Place)| {
+            let is_other = |p: &Place| (p.kind, p.slot) == (place.kind, place.slot);
+            let others = output_places.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| p);
+            let is_whole = self.buffers[place.slot].len == place.range.len();
+            is_whole
+                && self.buffers[place.slot].content.is_none()
+                && !input_places.iter().chain(others).any(is_other)
+        };
+        let is_own = output_places.iter().enumerate().map(is_own).collect();
+        let rounds_late = |place: &Place| {
+            let is_it = |p: &Place| (p.kind, p.slot) == (place.kind, place.slot);
+            let is_b = |s: &Step| {
+                let n_reads = s.reads.iter().filter(|p| is_it(p)).count();
+                n_reads == 0 || (matches!(s.work, Work::Product(_)) && n_reads == 1 && is_it(&s.reads[1]))
+            };
+            steps.iter().all(is_b) && !output_places.iter().any(is_it)
+        };
+        let rounds_late: Vec<bool> = input_places.iter().map(rounds_late).collect();
+        for (i, place) in input_places.iter().enumerate().filter(|(i, _)| rounds_late[*i]) {
+            for step in &mut steps {
+                match &mut step.work {
+                    Work::Product(p) if step.reads[1].slot == place.slot => p.b_input = Some(i),
+                    _ => {}
+                }
+            }
+        }
+        let wanted = input_places.iter().chain(&output_places).map(|p| p.slot);
+        let (slots, of_buffer) = Slots::assign(self.buffers, &mut steps, wanted);
         if slots.n_elements() > MOST_ELEMENTS {
             return Err(Error::config(format!(
                 "the program's values have {} elements, at most {MOST_ELEMENTS} fit",
@@ -299,6 +442,8 @@ impl<'a> Planner<'a> {
         Ok(Plan {
             input_places,
             output_places,
+            rounds_late,
+            is_own,
             inputs: named(&f.inputs),
             outputs: named(&f.outputs),
             steps,
@@ -306,7 +451,6 @@ impl<'a> Planner<'a> {
             slots,
             others: self.others,
             n_scratch: self.n_scratch,
-            n_wide: self.n_wide,
         })
     }
 
@@ -342,17 +486,17 @@ impl<'a> Planner<'a> {
     /// fp16 and fp32 constants go straight from the file to their place.
     fn blob(&mut self, i: usize, blob: &BlobRef, ty: &TensorType) -> Result<()> {
         let bytes = self.weights.record(blob)?.bytes_as(ty)?;
-        let floats: Vec<f32> = match ty.dtype {
-            DType::Fp16 => bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
-            DType::Fp32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            _ => {
-                self.know(i, self.weights.resolve(blob, ty)?.into());
-                return Ok(());
+        if !matches!(ty.dtype, DType::Fp16 | DType::Fp32) {
+            self.know(i, self.weights.resolve(blob, ty)?.into());
+        } else if self.uses[i] > 0 {
+            let n = bytes.len() / if ty.dtype == DType::Fp16 { 2 } else { 4 };
+            let mut floats = Floats::zeros(n);
+            match ty.dtype {
+                DType::Fp16 => floats
+                    .copy_from_iter(bytes.as_chunks().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32())),
+                _ => floats.copy_from_iter(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
             }
-        };
-        if self.uses[i] > 0 {
-            let place = self.buffer(PlaceKind::Floats, floats.len(), Some(Content::Floats(floats)));
-            self.held[i] = Held::At(place);
+            self.held[i] = Held::At(self.buffer(PlaceKind::Floats, n, Some(Content::Floats(floats))));
         }
         Ok(())
     }
@@ -398,14 +542,20 @@ impl<'a> Planner<'a> {
                 let x = *x;
                 let found = self.uniform.get(&(x.to_bits(), len)).cloned();
                 found.unwrap_or_else(|| {
-                    let place = self.buffer(PlaceKind::Floats, len, Some(Content::Floats(vec![x; len])));
+                    let mut floats = Floats::zeros(len);
+                    floats.fill(x);
+                    let place = self.buffer(PlaceKind::Floats, len, Some(Content::Floats(floats)));
                     self.uniform.insert((x.to_bits(), len), place.clone());
                     place
                 })
             }
             (Held::Nothing, Some(Value::Tensor(t))) => {
                 let content = match kind? {
-                    PlaceKind::Floats => Content::Floats(t.to_f64s().into_iter().map(|x| x as f32).collect()),
+                    PlaceKind::Floats => {
+                        let mut floats = Floats::zeros(len);
+                        floats.copy_from_iter(t.to_f64s().into_iter().map(|x| x as f32));
+                        Content::Floats(floats)
+                    }
                     PlaceKind::Ints => Content::Ints(t.ints()?.iter().map(|&x| x as i32).collect()),
                 };
                 self.buffer(kind?, len, Some(content))
@@ -470,15 +620,80 @@ impl<'a> Planner<'a> {
     pub(super) fn step(&mut self, work: Work, reads: Vec<Place>, output: ValueId) -> Option<()> {
         let place = self.new_place(output)?;
         let fp16 = self.dtype(output)? == DType::Fp16;
-        self.steps.push(Step { work, reads, writes: vec![place.clone()], fp16 });
+        self.steps.push(Step { work, reads, writes: vec![place.clone()], fp16, once: None });
         self.held[output.index()] = Held::At(place);
         Some(())
     }
 
-    /// Takes note of a product's need for room.
-    pub(super) fn reserve(&mut self, shape: Gemm, wide: usize) {
+    /// Plans products of one A with a batch of B, or of as many; `reads` are A, B and, if any, where sums start.
+    pub(super) fn product(&mut self, mut product: Product, mut reads: Vec<Place>, output: ValueId) -> Option<()> {
+        let shape = product.shape;
         self.n_scratch = self.n_scratch.max(shape.n_scratch());
-        self.n_wide = self.n_wide.max(wide);
+        let first = product.batch.first()?.0;
+        if product.batch.iter().all(|at| at.0 == first) {
+            let Place { kind, slot, range } = &reads[0];
+            let (from, n) = (range.start + first, shape.m * shape.k);
+            let place = Place { kind: *kind, slot: *slot, range: from..from + n };
+            if let Some(packed) = self.packed(&place, shape, product.batch.len() > 1) {
+                product.is_packed = true;
+                reads[0] = packed;
+            }
+        }
+        self.step(Work::Product(product), reads, output)
+    }
+
+    /// Where the A of a product lies packed, if that is worth its while: because it is a constant, or stays the same for
+    /// many runs, or is used by a whole batch.
+    fn packed(&mut self, place: &Place, shape: Gemm, is_shared: bool) -> Option<Place> {
+        let key = (place.clone(), Gemm { n: 0, ..shape });
+        if let Some(place) = self.packed.get(&key) {
+            return Some(place.clone());
+        }
+        let packed = if let Some(Content::Floats(x)) = &self.buffers[place.slot].content {
+            let mut packed = Floats::zeros(shape.n_packed());
+            shape.pack(&x[place.range.clone()], &mut packed);
+            self.buffer(PlaceKind::Floats, packed.len(), Some(Content::Floats(packed)))
+        } else {
+            let kept = self.kept(place.slot);
+            if kept.is_none() && !is_shared {
+                return None;
+            }
+            let packed = self.buffer(PlaceKind::Floats, shape.n_packed(), None);
+            let (reads, writes) = (vec![place.clone()], vec![packed.clone()]);
+            self.steps.push(Step { work: Work::Pack(shape), reads, writes, fp16: false, once: None });
+            if let Some((input, mut steps)) = kept {
+                steps.push(self.steps.len() - 1);
+                for i in steps {
+                    self.steps[i].once = Some(input);
+                    self.steps[i].writes.iter().for_each(|p| self.buffers[p.slot].pinned = true);
+                }
+            }
+            packed
+        };
+        self.packed.insert(key, packed.clone());
+        Some(packed)
+    }
+
+    /// The input that a buffer is or is made of by steps that depend on no other, if inputs are kept, and these steps.
+    fn kept(&self, slot: usize) -> Option<(usize, Vec<usize>)> {
+        if !self.keeps_inputs {
+            return None;
+        }
+        let is_input = |id: &ValueId| matches!(&self.held[id.index()], Held::At(p) if p.slot == slot);
+        if let Some(input) = self.f.inputs.iter().position(is_input) {
+            return Some((input, Vec::new()));
+        }
+        let maker = self.steps.iter().rposition(|s| s.writes.iter().any(|p| p.slot == slot))?;
+        let (input, mut steps) = self.kept(self.steps[maker].reads.first()?.slot)?;
+        for read in &self.steps[maker].reads[1..] {
+            let (other, more) = self.kept(read.slot)?;
+            steps.extend(more);
+            if other != input {
+                return None;
+            }
+        }
+        steps.push(maker);
+        Some((input, steps))
     }
 
     /// Plans a call: as a constant, by a step of its own if the op has one for these operands, else by its definition.
@@ -532,7 +747,7 @@ impl<'a> Planner<'a> {
             outputs.push((holder, ty.clone()));
         }
         let work = Work::Reference(Box::new(Reference { call: call.clone(), label, args, outputs }));
-        self.steps.push(Step { work, reads, writes, fp16: false });
+        self.steps.push(Step { work, reads, writes, fp16: false, once: None });
         Ok(())
     }
 

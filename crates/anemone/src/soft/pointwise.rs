@@ -1,7 +1,7 @@
 //! Element by element work: chains of functions that run block after block, so that what goes from one function to the
 //! next never leaves the cache.
 
-use super::kernels;
+use super::fp16;
 use super::math::{self, Gelu};
 use super::reduce::{larger, smaller};
 use super::simd::vectorized;
@@ -227,7 +227,7 @@ impl Chain {
         let n = outs.first().map_or(0, |o| o.len());
         vectorized!(
         'a,
-        (chain: &'a Chain = self,
+        |simd| (chain: &'a Chain = self,
                      loads: &'a [&'a [f32]; MOST_LOADS] = loads,
                      outs: [&'a mut [f32]; MOST_STORES] = outs,
                      first: usize = first,
@@ -235,15 +235,17 @@ impl Chain {
                      scratch: &'a mut [f32] = scratch) {
                         let mut outs = outs;
                         for from in (0..n).step_by(BLOCK) {
-                            chain.block(loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
+                            chain.block(simd, loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
                         }
                     }
                 );
     }
 
     #[inline(always)]
-    fn block(
+    #[allow(clippy::too_many_arguments)] // What a chain works on, block by block.
+    fn block<S: pulp::Simd>(
         &self,
+        simd: S,
         loads: &[&[f32]; MOST_LOADS],
         outs: &mut [&mut [f32]; MOST_STORES],
         first: usize,
@@ -274,7 +276,7 @@ impl Chain {
             };
             op.f.run(args, out);
             if op.fp16 {
-                kernels::round_to_fp16(out);
+                fp16::round(simd, out);
             }
         }
         for (&op, out) in self.stores.iter().zip(outs) {

@@ -1,6 +1,6 @@
 //! Products of matrices, one or a batch.
 
-use super::kernels::Gemm;
+use super::gemm::{self, Gemm, Left, Rounding};
 use super::threads;
 
 /// `out[batch] = A[batch] B[batch]`, or the sum over the batch.
@@ -10,8 +10,14 @@ pub(super) struct Product {
     /// For each product of the batch, the offsets of its operands.
     pub(super) batch: Box<[(usize, usize)]>,
     pub(super) start: Start,
-    /// What becomes of the batch.
-    pub(super) sum: Sum,
+    /// Whether the products are added up.
+    pub(super) is_summed: bool,
+    /// Whether there is one A for the whole batch, which a step before has laid out.
+    pub(super) is_packed: bool,
+    /// Whether it may add to what its result holds already.
+    pub(super) accumulates: bool,
+    /// The input that B is, if it may have to be rounded first.
+    pub(super) b_input: Option<usize>,
 }
 
 /// What the sums start from.
@@ -24,45 +30,48 @@ pub(super) enum Start {
     Columns,
 }
 
-/// What becomes of the products of a batch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Sum {
-    /// Each is a result.
-    No,
-    /// They are added up.
-    Yes,
-    /// They are added up transposed, which takes less turning round of operands, and the sum is turned round at last.
-    Turned,
+/// What a product works on.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub(super) a: &'a [f32],
+    pub(super) b: &'a [f32],
+    /// What the sums start from, if not from zero.
+    pub(super) start: &'a [f32],
+}
+
+/// How a product runs.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    /// Whether it adds to what is there.
+    pub(super) adds: bool,
+    /// Whether B is rounded to fp16 first.
+    pub(super) rounds_b: bool,
+    /// Whether the result is rounded to fp16.
+    pub(super) fp16: bool,
 }
 
 impl Product {
-    /// Room for the transposed sum.
-    pub(super) fn n_wide(&self) -> usize {
-        if self.sum == Sum::Turned { self.shape.m * self.shape.n } else { 0 }
+    pub(super) fn new(shape: Gemm, batch: Box<[(usize, usize)]>, start: Start) -> Product {
+        Product { shape, batch, start, is_summed: false, is_packed: false, accumulates: false, b_input: None }
     }
 
-    pub(super) fn run(
-        &self,
-        (a, b, start): (&[f32], &[f32], &[f32]),
-        out: &mut [f32],
-        wide: &mut [f32],
-        scratch: &mut [Vec<f32>],
-    ) {
+    /// Writes the products, or adds them to what is there.
+    pub(super) fn run(&self, operands: Operands<'_>, out: &mut [f32], how: How, scratch: &mut [Vec<f32>]) {
         let Gemm { m, k, n, .. } = self.shape;
+        let Operands { a, b, start } = operands;
+        let rounding = Rounding { b: how.rounds_b, c: how.fp16 };
         let work = self.shape.n_flops() / 16 * self.batch.len();
-        let operands = |&(at_a, at_b): &(usize, usize)| (&a[at_a..][..m * k], &b[at_b..][..k * n]);
-        if self.sum != Sum::No {
-            let target = if self.sum == Sum::Turned { &mut wide[..m * n] } else { &mut *out };
-            threads::over_units(work, target, n, scratch, |first, out, scratch| {
-                out.fill(0.0);
-                for (a, b) in self.batch.iter().map(operands) {
-                    self.shape.accumulate(a, b, first, out, scratch);
+        let sides = |&(at_a, at_b): &(usize, usize)| {
+            let a = if self.is_packed { Left::Packed(a) } else { Left::Plain(&a[at_a..][..m * k]) };
+            (a, &b[at_b..][..k * n])
+        };
+        if self.is_summed {
+            threads::over_units(work, out, n, scratch, |first, out, scratch| {
+                for (i, (a, b)) in self.batch.iter().map(sides).enumerate() {
+                    let start = if how.adds || i > 0 { gemm::Start::Sums } else { gemm::Start::Zero };
+                    self.shape.run((a, b, start), first, out, rounding, scratch);
                 }
             });
-            if self.sum == Sum::Turned {
-                let turned = super::copy::Copy::new(0, &[n, m], (0, &[1, n as isize]), (0, &[m, 1]));
-                turned.run(wide, out);
-            }
             return;
         }
         // Rows of all products in one, so that few large ones are shared as well as many small ones.
@@ -73,13 +82,14 @@ impl Product {
                 let (item, at) = (row / m, row % m);
                 let rows = (m - at).min(rest.len() / n);
                 let (out, later) = std::mem::take(&mut rest).split_at_mut(rows * n);
-                match self.start {
-                    Start::Zero => out.fill(0.0),
-                    Start::Rows => out.chunks_exact_mut(n).zip(&start[at..]).for_each(|(row, &b)| row.fill(b)),
-                    Start::Columns => out.chunks_exact_mut(n).for_each(|row| row.copy_from_slice(start)),
-                }
-                let (a, b) = operands(&self.batch[item]);
-                self.shape.accumulate(a, b, at, out, scratch);
+                let start = match self.start {
+                    _ if how.adds => gemm::Start::Sums,
+                    Start::Zero => gemm::Start::Zero,
+                    Start::Rows => gemm::Start::Rows(&start[at..][..rows]),
+                    Start::Columns => gemm::Start::Columns(start),
+                };
+                let (a, b) = sides(&self.batch[item]);
+                self.shape.run((a, b, start), at, out, rounding, scratch);
                 (rest, row) = (later, row + rows);
             }
         });

@@ -77,7 +77,7 @@ impl Reduce {
         threads::over_units(x.len(), out, unit, scratch, |first, out, _| {
             let n = out.len() / unit.max(1);
             let x = &x[first * per_unit..][..n * per_unit];
-            vectorized!('a, (r: &'a Reduce = self, x: &'a [f32] = x, out: &'a mut [f32] = out, n: usize = n) {
+            vectorized!('a, |_| (r: &'a Reduce = self, x: &'a [f32] = x, out: &'a mut [f32] = out, n: usize = n) {
                 r.all(x, out, n);
             });
         });
@@ -218,7 +218,7 @@ impl Along {
         let unit = self.n * self.inner;
         threads::over_units(4 * x.len(), out, unit, scratch, |first, out, _| {
             let x = &x[first * unit..][..out.len()];
-            vectorized!('a, (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
+            vectorized!('a, |_| (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
                 let unit = along.n * along.inner;
                 for (x, out) in x.chunks_exact(unit).zip(out.chunks_exact_mut(unit)) {
                     if along.inner == 1 {
@@ -266,7 +266,7 @@ impl Along {
         let unit = self.n * self.inner;
         threads::over_units(3 * x.len(), out, self.inner, scratch, |first, out, _| {
             let x = &x[first * unit..];
-            vectorized!('a, (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
+            vectorized!('a, |_| (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
                 let x = x.chunks_exact(along.n * along.inner);
                 for (x, out) in x.zip(out.chunks_exact_mut(along.inner)) {
                     along.log_sum_exp_columns(x, out);
@@ -316,7 +316,7 @@ impl Along {
             let x = &x[first * unit..][..out.len()];
             vectorized!(
             'a,
-            (along: &'a Along = self,
+            |_| (along: &'a Along = self,
                              x: &'a [f32] = x,
                              factors: (Option<&'a [f32]>, Option<&'a [f32]>) = (gamma, beta),
                              epsilon: f32 = epsilon,

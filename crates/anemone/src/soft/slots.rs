@@ -1,5 +1,6 @@
 //! Which values share memory: a slot is given to another value when the last step that reads its value has run.
 
+use super::floats::Floats;
 use super::steps::{PlaceKind, Step};
 
 /// A value's memory while a function is planned, before it has a slot.
@@ -15,7 +16,7 @@ pub(super) struct Buffer {
 
 #[derive(Clone, Debug)]
 pub(super) enum Content {
-    Floats(Vec<f32>),
+    Floats(Floats),
     Ints(Vec<i32>),
 }
 
@@ -34,14 +35,21 @@ struct Slot {
 
 impl Slots {
     /// Gives each buffer a slot; `steps` then name slots where they named buffers. Also gives the slot of each buffer.
-    pub(super) fn assign(mut buffers: Vec<Buffer>, steps: &mut [Step]) -> (Slots, Vec<usize>) {
+    /// Constants that no step reads and that are not `wanted` otherwise are dropped.
+    pub(super) fn assign(
+        mut buffers: Vec<Buffer>,
+        steps: &mut [Step],
+        wanted: impl Iterator<Item = usize>,
+    ) -> (Slots, Vec<usize>) {
         let mut last_use = vec![0; buffers.len()];
+        let mut is_used = vec![false; buffers.len()];
         for (i, step) in steps.iter().enumerate() {
-            step.reads.iter().chain(&step.writes).for_each(|p| last_use[p.slot] = i);
+            step.reads.iter().chain(&step.writes).for_each(|p| (last_use[p.slot], is_used[p.slot]) = (i, true));
         }
+        wanted.for_each(|i| is_used[i] = true);
         let mut slots = Slots::default();
         let mut at = vec![None; buffers.len()];
-        for (i, buffer) in buffers.iter_mut().enumerate().filter(|(_, b)| b.pinned) {
+        for (i, buffer) in buffers.iter_mut().enumerate().filter(|(i, b)| b.pinned && is_used[*i]) {
             let list = slots.of(buffer.kind);
             list.push(Slot { len: buffer.len, content: buffer.content.take() });
             at[i] = Some(list.len() - 1);
@@ -82,10 +90,10 @@ impl Slots {
     }
 
     /// The slots as memory.
-    pub(super) fn memory(&self) -> (Vec<Vec<f32>>, Vec<Vec<i32>>) {
+    pub(super) fn memory(&self) -> (Vec<Floats>, Vec<Vec<i32>>) {
         let floats = |s: &Slot| match &s.content {
             Some(Content::Floats(x)) => x.clone(),
-            _ => vec![0.0; s.len],
+            _ => Floats::zeros(s.len),
         };
         let ints = |s: &Slot| match &s.content {
             Some(Content::Ints(x)) => x.clone(),

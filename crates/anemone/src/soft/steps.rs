@@ -1,12 +1,13 @@
 //! The steps a plan is made of, and how each runs.
 
 use super::copy::Copy;
+use super::floats::Floats;
+use super::fp16;
 use super::gather::Picks;
-use super::kernels;
+use super::gemm::Gemm;
 use super::pointwise::{Chain, MOST_LOADS, MOST_STORES};
-use super::product::Product;
+use super::product::{How, Operands, Product};
 use super::reduce::{Along, Reduce};
-use super::simd::vectorized;
 use super::window::{Conv, Pool};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType, Type};
@@ -19,12 +20,19 @@ use std::ops::Range;
 /// What a plan runs in. Each kernel has its own.
 pub(crate) struct Memory {
     /// Slots, each of which holds one value after the other.
-    pub(super) floats: Vec<Vec<f32>>,
+    pub(super) floats: Vec<Floats>,
     pub(super) ints: Vec<Vec<i32>>,
     pub(super) others: Vec<Option<Value>>,
-    /// Room to work in: one for each thread, and one that they share.
+    /// Room to work in, for each thread.
     pub(super) scratch: Vec<Vec<f32>>,
-    pub(super) wide: Vec<f32>,
+    /// How often each input has been written.
+    pub(super) versions: Vec<u64>,
+    /// Which inputs are still to be rounded to fp16.
+    pub(super) is_raw: Vec<bool>,
+    /// For each step, which of these it has last worked on, if it depends on one input alone.
+    pub(super) done: Vec<u64>,
+    /// Whether products that may add to what their results hold do so.
+    pub(super) adds: bool,
 }
 
 /// Where the elements of a value lie.
@@ -49,6 +57,8 @@ pub(super) struct Step {
     pub(super) writes: Vec<Place>,
     /// Whether the results are rounded to fp16; those of a chain and of a reference round themselves.
     pub(super) fp16: bool,
+    /// The input it alone depends on, if it runs only when that has been written.
+    pub(super) once: Option<usize>,
 }
 
 /// What a step does with what it reads.
@@ -57,6 +67,8 @@ pub(super) enum Work {
     Chain(Chain),
     /// Of A, B and, where sums start from one, a vector.
     Product(Product),
+    /// Of the A of such products: laid out as they read it.
+    Pack(Gemm),
     Reduce(Reduce),
     Softmax(Along),
     LogSumExp(Along),
@@ -126,7 +138,7 @@ impl Step {
         if let Work::Reference(r) = &self.work {
             return r.run(self, memory);
         }
-        let (mut scratch, mut wide) = (take(&mut memory.scratch), take(&mut memory.wide));
+        let mut scratch = take(&mut memory.scratch);
         let result = match (&self.work, &self.writes[..]) {
             (Work::Chain(chain), writes) => {
                 self.chain(chain, writes, memory, &mut scratch);
@@ -135,9 +147,9 @@ impl Step {
             (work, [to]) if to.kind == PlaceKind::Floats => {
                 let mut slot = take(&mut memory.floats[to.slot]);
                 let out = &mut slot[to.range.clone()];
-                let result = self.floats(work, memory, out, &mut scratch, &mut wide);
-                if self.fp16 {
-                    vectorized!('a, (out: &'a mut [f32] = out) { kernels::round_to_fp16(out) });
+                let result = self.floats(work, memory, out, &mut scratch);
+                if self.fp16 && !matches!(work, Work::Product(_)) {
+                    fp16::round_all(out);
                 }
                 memory.floats[to.slot] = slot;
                 result
@@ -150,12 +162,12 @@ impl Step {
             }
             _ => Ok(()),
         };
-        (memory.scratch, memory.wide) = (scratch, wide);
+        memory.scratch = scratch;
         result
     }
 
     fn chain(&self, chain: &Chain, writes: &[Place], memory: &mut Memory, scratch: &mut [Vec<f32>]) {
-        let mut slots: [Vec<f32>; MOST_STORES] = Default::default();
+        let mut slots: [Floats; MOST_STORES] = Default::default();
         for (slot, to) in slots.iter_mut().zip(writes) {
             *slot = take(&mut memory.floats[to.slot]);
         }
@@ -174,18 +186,20 @@ impl Step {
     }
 
     /// A step whose result are floats.
-    fn floats(
-        &self,
-        work: &Work,
-        memory: &Memory,
-        out: &mut [f32],
-        scratch: &mut [Vec<f32>],
-        wide: &mut [f32],
-    ) -> Result<()> {
+    fn floats(&self, work: &Work, memory: &Memory, out: &mut [f32], scratch: &mut [Vec<f32>]) -> Result<()> {
         let read = |i: usize| memory.read(&self.reads[i]);
         let maybe = |i: usize| self.reads.get(i).map(|p| memory.read(p));
         match work {
-            Work::Product(p) => p.run((read(0), read(1), maybe(2).unwrap_or(&[])), out, wide, scratch),
+            Work::Product(p) => {
+                let operands = Operands { a: read(0), b: read(1), start: maybe(2).unwrap_or(&[]) };
+                let how = How {
+                    adds: memory.adds && p.accumulates,
+                    rounds_b: p.b_input.is_some_and(|i| memory.is_raw[i]),
+                    fp16: self.fp16,
+                };
+                p.run(operands, out, how, scratch);
+            }
+            Work::Pack(shape) => shape.pack(read(0), out),
             Work::Reduce(r) => r.run(read(0), out, scratch),
             Work::Softmax(a) => a.softmax(read(0), out, scratch),
             Work::LogSumExp(a) => a.log_sum_exp(read(0), out, scratch),

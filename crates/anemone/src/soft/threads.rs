@@ -5,7 +5,7 @@ use rayon::prelude::{IntoParallelRefMutIterator, ParallelSliceMut};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::num::NonZero;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Elementary operations, some nanoseconds' worth for each thousand, below which another thread is not worth waking.
 const LEAST_WORK: usize = 1 << 19;
@@ -37,6 +37,45 @@ pub(super) fn n_parts(work: usize) -> usize {
 /// The threads, or none where they cannot be had.
 pub(super) fn pool() -> Option<&'static ThreadPool> {
     POOL.get_or_init(|| ThreadPoolBuilder::new().num_threads(n_cores()).build().ok()).as_ref()
+}
+
+/// Runs `f`, of about as many elementary operations, with the threads awake until it is done: waking one for each
+/// product takes as long as a small product itself.
+pub(crate) fn together<R: Send>(work: usize, f: impl FnOnce() -> R + Send) -> R {
+    let n = n_parts(work);
+    let (true, Some(pool)) = (n > 1, pool()) else { return f() };
+    pool.install(|| {
+        let done = Done(AtomicBool::new(false));
+        rayon::scope(|scope| {
+            for _ in 1..n {
+                scope.spawn(|_| done.wait());
+            }
+            // Also if it panics.
+            let _end = End(&done);
+            f()
+        })
+    })
+}
+
+struct Done(AtomicBool);
+
+impl Done {
+    /// Does whatever work there is until it is set.
+    fn wait(&self) {
+        while !self.0.load(Ordering::Acquire) {
+            if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                std::hint::spin_loop();
+            }
+        }
+    }
+}
+
+struct End<'a>(&'a Done);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::Release);
+    }
 }
 
 /// Calls `f(first, units, scratch)` for runs of units of `unit` elements of `out`, `first` being the number of the

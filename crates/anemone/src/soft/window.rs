@@ -1,6 +1,6 @@
 //! Convolutions by matrix products over windows laid out in columns, and pooling.
 
-use super::kernels::Gemm;
+use super::gemm::{Gemm, Left, Rounding, Start};
 use super::reduce::larger;
 use super::simd::vectorized;
 use super::threads;
@@ -97,9 +97,23 @@ impl Conv {
     }
 
     pub(super) fn n_scratch(&self) -> usize {
-        match self.transposed {
+        let laid_out = match self.transposed {
             false => self.n_columns() * (self.n_terms() + self.n_out),
             true => self.n_out * self.windows.n_kernel() * self.windows.n_out(),
+        };
+        laid_out + self.product(self.n_columns()).n_scratch()
+    }
+
+    /// The product of the weights with windows laid out, or with what windows are made of.
+    fn product(&self, columns: usize) -> Gemm {
+        match self.transposed {
+            false => Gemm { m: self.n_out, k: self.n_terms(), n: columns, transposed: (false, false) },
+            true => Gemm {
+                m: self.n_out * self.windows.n_kernel(),
+                k: self.n_in,
+                n: self.windows.n_out(),
+                transposed: (true, false),
+            },
         }
     }
 
@@ -135,7 +149,8 @@ impl Conv {
     fn collect(&self, x: &[f32], w: &[f32], group: usize, out: &mut [f32], scratch: &mut [f32]) {
         let (terms, n_out, size) = (self.n_terms(), self.n_out, self.windows.n_out());
         let n_images = out.len() / (self.groups * n_out * size).max(1);
-        let (laid_out, sums) = scratch.split_at_mut(self.n_columns() * terms);
+        let (laid_out, scratch) = scratch.split_at_mut(self.n_columns() * terms);
+        let (sums, room) = scratch.split_at_mut(self.n_columns() * n_out);
         let w = &w[group * n_out * terms..][..n_out * terms];
         let total = n_images * size;
         for from in (0..total).step_by(self.n_columns()) {
@@ -149,8 +164,7 @@ impl Conv {
                     sums[o * columns + done..][..length].copy_from_slice(&out[at..][..length]);
                 }
             }
-            let shape = Gemm { m: n_out, k: terms, n: columns, transposed: (false, false) };
-            shape.accumulate(w, laid_out, 0, sums, &mut []);
+            self.product(columns).run((Left::Plain(w), laid_out, Start::Sums), 0, sums, Rounding::default(), room);
             for (done, image, at, length) in runs(from, columns, size) {
                 for o in 0..n_out {
                     let at = ((image * self.groups + group) * n_out + o) * size + at;
@@ -198,14 +212,12 @@ impl Conv {
         let (windows, size_in, size_out) = (&self.windows, self.windows.n_out(), self.windows.n_image());
         let rows = self.n_out * windows.n_kernel();
         let w = &w[group * self.n_in * rows..][..self.n_in * rows];
-        let shape = Gemm { m: rows, k: self.n_in, n: size_in, transposed: (true, false) };
+        let (products, room) = scratch.split_at_mut(rows * size_in);
         let per_image = (self.groups * self.n_in * size_in, self.groups * self.n_out * size_out);
         let images = x.chunks_exact(per_image.0.max(1)).zip(out.chunks_exact_mut(per_image.1.max(1)));
         for (x, out) in images {
             let x = &x[group * self.n_in * size_in..][..self.n_in * size_in];
-            let products = &mut scratch[..rows * size_in];
-            products.fill(0.0);
-            shape.accumulate(w, x, 0, products, &mut []);
+            self.product(size_in).run((Left::Plain(w), x, Start::Zero), 0, products, Rounding::default(), room);
             for o in 0..self.n_out {
                 let out = &mut out[(group * self.n_out + o) * size_out..][..size_out];
                 for ky in 0..windows.kernel[0] {
@@ -263,7 +275,7 @@ impl Pool {
         let work = out.len() * self.windows.n_kernel();
         threads::over_units(work, out, size_out, scratch, |first, out, _| {
             let x = &x[first * size_in..];
-            vectorized!('a, (pool: &'a Pool = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
+            vectorized!('a, |_| (pool: &'a Pool = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
                 let x = x.chunks_exact(pool.windows.n_image());
                 for (x, out) in x.zip(out.chunks_exact_mut(pool.windows.n_out())) {
                     pool.channel(x, out);

@@ -3,7 +3,7 @@
 use super::plan::{Environment, TrainPlan};
 use super::programs::{DeviceCall, Form, WEIGHTS_PATH};
 use crate::config::{Io, Strategy};
-use crate::device::{Buffer, Device, Kernel};
+use crate::device::{Buffer, Device, Kernel, soft};
 use crate::error::{Error, Result};
 use anemone_mil::ir::DType;
 use anemone_mil::weights::WeightsWriter;
@@ -247,7 +247,9 @@ impl Kernels {
         let CallWeights { program, buffer } = &mut self.calls[index];
         let loaded = &mut self.programs[*program];
         for (input, &id) in loaded.inputs.iter_mut().zip(&call.inputs) {
-            input.write(e.get(id))?;
+            if !e.lendable(id).is_some_and(|elements| soft::lend(&mut **input, elements)) {
+                input.write(e.get(id))?;
+            }
         }
         let written = start.elapsed();
         let (done, device) = match meanwhile {
@@ -270,9 +272,13 @@ impl Kernels {
                 }
             }
         };
+        loaded.inputs.iter_mut().for_each(|input| soft::give_back(&mut **input));
         done.map_err(|e| e.context(format!("evaluate `{}`", call.label)))?;
         let start = Instant::now();
-        loaded.output.read(e.get_mut(call.output))?;
+        let is_there = e.floats_mut(call.output).is_some_and(|to| soft::exchange(&mut *loaded.output, to));
+        if !is_there {
+            loaded.output.read(e.get_mut(call.output))?;
+        }
         Ok(Took { copies: written + start.elapsed(), device })
     }
 }

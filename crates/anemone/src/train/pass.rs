@@ -33,17 +33,19 @@ impl Trainer {
         e.begin(self.state.precision.scale);
         let Some(kernels) = &mut self.kernels else { return Err(Error::config("there are no kernels")) };
         let plan = &self.plan;
+        let is_apart = self.device.is_apart();
         let mut times = Times::default();
         let timed = |parts: &[usize], e: &mut Environment| {
             let start = Instant::now();
             parts.iter().try_for_each(|&part| plan.run_host(part, e)).map(|()| start.elapsed())
         };
-        // What only gradients need is done while the device works, if it is worth another thread.
+        // What only gradients need is done while the device works, if it is worth another thread and the device is not
+        // this CPU.
         let mut waiting = Vec::new();
         for &part in &plan.parts {
             match part {
                 Part::Host(part) => plan.run_host(part, e)?,
-                Part::Deferred(part) if plan.host_flops(part) < WORTH_A_THREAD => {
+                Part::Deferred(part) if !is_apart || plan.host_flops(part) < WORTH_A_THREAD => {
                     times.gradients += timed(&[part], e)?;
                 }
                 Part::Deferred(part) => waiting.push(part),

@@ -4,6 +4,7 @@ use super::LOSS_SCALE;
 use super::assign::{Piece, read_from_outside};
 use crate::error::{Error, Result};
 use crate::nn::{INPUT, TARGET};
+use crate::soft::floats::Floats;
 use crate::soft::plan::Plan;
 use crate::soft::steps::Memory;
 use crate::train::programs::{DeviceCall, arg};
@@ -248,6 +249,23 @@ impl Environment {
             Some(&Slot::Output(i)) => self.memory.output(&self.side.plan, i),
             Some(&Slot::Prepared(i)) => self.prepared.output(&self.side.preparation, i),
             None => &[],
+        }
+    }
+
+    /// A value that goes to the device, if its memory can be lent.
+    pub(crate) fn lendable(&self, id: ValueId) -> Option<&Floats> {
+        match self.side.slots.get(&id)? {
+            &Slot::Input(i) => self.memory.lendable_input(&self.side.plan, i),
+            &Slot::Output(i) => self.memory.lendable_output(&self.side.plan, i),
+            &Slot::Prepared(i) => self.prepared.lendable_output(&self.side.preparation, i),
+        }
+    }
+
+    /// The memory of a value that the device makes.
+    pub(crate) fn floats_mut(&mut self, id: ValueId) -> Option<&mut Floats> {
+        match self.side.slots.get(&id)? {
+            &Slot::Input(i) => self.memory.input_floats_mut(&self.side.plan, i),
+            _ => None,
         }
     }
 

@@ -1,0 +1,154 @@
+//! Operands of products laid out in the order in which tiles read them.
+
+use super::PANEL;
+use crate::soft::fp16;
+use pulp::Simd;
+use std::ops::Range;
+
+/// Rows of A `[m, k]`, or `[k, m]` if transposed, as panels `[rows / PANEL][terms][PANEL]`, the last filled up with 0.
+#[inline(always)]
+pub(super) fn left<S: Simd>(
+    simd: S,
+    a: &[f32],
+    (m, k): (usize, usize),
+    transposed: bool,
+    rows: Range<usize>,
+    terms: Range<usize>,
+    out: &mut [f32],
+) {
+    let n_terms = terms.len();
+    if n_terms == 0 {
+        return;
+    }
+    for (panel, out) in out.chunks_exact_mut(n_terms * PANEL).enumerate() {
+        let from = rows.start + panel * PANEL;
+        let n = PANEL.min(rows.end - from);
+        if n < PANEL {
+            out.fill(0.0);
+        }
+        if transposed {
+            let a = a[terms.start * m + from..].chunks(m);
+            for (out, a) in out.as_chunks_mut::<PANEL>().0.iter_mut().zip(a) {
+                match a.first_chunk::<PANEL>() {
+                    Some(a) if n == PANEL => *out = *a,
+                    _ => out[..n].copy_from_slice(&a[..n]),
+                }
+            }
+        } else {
+            turn(simd, &a[from * k + terms.start..], k, (n, n_terms), out, PANEL);
+        }
+    }
+}
+
+/// Columns of B `[k, n]`, or `[n, k]` if transposed, as `[terms][width]`, filled up with 0; B itself if it lies so and
+/// is not to be rounded to fp16.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)] // What is laid out, where, and how.
+pub(super) fn right<'a, S: Simd>(
+    simd: S,
+    b: &'a [f32],
+    (k, n): (usize, usize),
+    transposed: bool,
+    terms: &Range<usize>,
+    columns: &Range<usize>,
+    width: usize,
+    fp16: bool,
+    room: &'a mut [f32],
+) -> &'a [f32] {
+    if terms.is_empty() {
+        return &[];
+    }
+    if !transposed && n == width && !fp16 {
+        return &b[terms.start * n..terms.end * n];
+    }
+    let out = &mut room[..terms.len() * width];
+    if transposed {
+        if columns.len() < width {
+            out.fill(0.0);
+        }
+        turn(simd, &b[columns.start * k + terms.start..], k, (columns.len(), terms.len()), out, width);
+    } else {
+        let rows = b[terms.start * n + columns.start..].chunks(n);
+        for (out, b) in out.chunks_exact_mut(width).zip(rows) {
+            let (out, rest) = out.split_at_mut(columns.len());
+            out.copy_from_slice(&b[..columns.len()]);
+            rest.fill(0.0);
+        }
+    }
+    if fp16 {
+        fp16::round(simd, out);
+    }
+    out
+}
+
+/// `out[j out_step + i] = x[i x_step + j]` for `i < n` and `j < m`.
+#[inline(always)]
+fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out: &mut [f32], out_step: usize) {
+    for i in (0..n).step_by(BLOCK) {
+        let rows = BLOCK.min(n - i);
+        for j in (0..m).step_by(BLOCK) {
+            let columns = BLOCK.min(m - j);
+            if rows == BLOCK && columns == BLOCK {
+                let block = std::array::from_fn(|r| {
+                    *x[(i + r) * x_step + j..].first_chunk().expect("a block of whole rows")
+                });
+                for (c, row) in turned(simd, block).iter().enumerate() {
+                    out[(j + c) * out_step + i..][..BLOCK].copy_from_slice(row);
+                }
+            } else {
+                for c in 0..columns {
+                    for r in 0..rows {
+                        out[(j + c) * out_step + i + r] = x[(i + r) * x_step + j + c];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows and columns of what is transposed in registers.
+const BLOCK: usize = 8;
+
+type Block = [[f32; BLOCK]; BLOCK];
+
+#[inline(always)]
+fn turned<S: Simd>(simd: S, x: Block) -> Block {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use pulp::x86::{V3, V4};
+        let simd = &simd as &dyn std::any::Any;
+        if let Some(simd) = simd.downcast_ref::<V4>() {
+            return turned_by_shuffles(**simd, x);
+        }
+        if let Some(simd) = simd.downcast_ref::<V3>() {
+            return turned_by_shuffles(*simd, x);
+        }
+    }
+    std::array::from_fn(|c| std::array::from_fn(|r| x[r][c]))
+}
+
+/// Pairs of rows, then of pairs, then of halves are interleaved.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn turned_by_shuffles(simd: pulp::x86::V3, x: Block) -> Block {
+    use std::arch::x86_64::__m256;
+    let avx = simd.avx;
+    let x: [__m256; BLOCK] = x.map(pulp::bytemuck::cast);
+    let pairs: [__m256; BLOCK] = std::array::from_fn(|i| match i % 2 {
+        0 => avx._mm256_unpacklo_ps(x[i], x[i + 1]),
+        _ => avx._mm256_unpackhi_ps(x[i - 1], x[i]),
+    });
+    // Columns 0 and 4, 1 and 5, 2 and 6, 3 and 7 of four rows.
+    let fours: [__m256; BLOCK] = std::array::from_fn(|i| {
+        let (low, high) = (pairs[i / 4 * 4 + i % 4 / 2], pairs[i / 4 * 4 + i % 4 / 2 + 2]);
+        match i % 2 {
+            0 => avx._mm256_shuffle_ps::<0b01_00_01_00>(low, high),
+            _ => avx._mm256_shuffle_ps::<0b11_10_11_10>(low, high),
+        }
+    });
+    let columns: [__m256; BLOCK] = std::array::from_fn(|i| match i / 4 {
+        0 => avx._mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]),
+        _ => avx._mm256_permute2f128_ps::<0x31>(fours[i - 4], fours[i]),
+    });
+    columns.map(pulp::bytemuck::cast)
+}

@@ -1,0 +1,100 @@
+//! Products against the sums they are defined as, with every instruction set of this machine.
+
+use super::*;
+use crate::soft::fp16::to_fp16_grid;
+
+/// Numbers on the fp16 grid, some of them subnormal, so that products need all the bits an exact one has.
+fn operand(n: usize, f: f32) -> Vec<f32> {
+    (0..n).map(|i| to_fp16_grid((i as f32 * f).sin() * if i % 7 == 0 { 3e-6 } else { 1.0 })).collect()
+}
+
+/// As `operand`, but with all bits of f32.
+fn wide(n: usize, f: f32) -> Vec<f32> {
+    (0..n).map(|i| (i as f32 * f).sin()).collect()
+}
+
+fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
+}
+
+const SHAPES: [(usize, usize, usize); 11] = [
+    (1, 1, 1),
+    (4, 3, 16),
+    (5, 7, 17),
+    (8, 64, 32),
+    (3, 2, 40),
+    (33, 5, 70),
+    (25, 9, 33),
+    // More rows, terms and columns than are laid out at a time.
+    (MOST_ROWS + 19, MOST_TERMS + 5, MOST_COLUMNS + 7),
+    (16, 2 * MOST_TERMS, 2 * MOST_COLUMNS),
+    (0, 4, 4),
+    (4, 0, 4),
+];
+
+fn check<S: Simd>(simd: S) {
+    for (m, k, n) in SHAPES {
+        for make in [operand, wide] {
+            for turned in [(false, false), (true, false), (false, true), (true, true)] {
+                check_one(simd, Gemm { m, k, n, transposed: turned }, make);
+            }
+        }
+    }
+}
+
+/// All ways to begin, from plain and packed rows, rounded and not.
+fn check_one<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
+    let Gemm { m, k, n, transposed: turned } = gemm;
+    let (a, b) = (make(m * k, 0.37), make(k * n, 0.73));
+    let a2 = if turned.0 { transposed(&a, m, k) } else { a.clone() };
+    let b2 = if turned.1 { transposed(&b, k, n) } else { b.clone() };
+    let mut packed = vec![f32::NAN; gemm.n_packed()];
+    simd.vectorize(Pack { gemm, a: &a2, packed: &mut packed });
+    let held = wide(m * n, 0.11);
+    let (rows, columns) = (wide(m, 0.21), wide(n, 0.31));
+    let first = m / 3;
+    for (i_start, fp16, left) in (0..4).flat_map(|s| {
+        [(s, false, Left::Plain(&a2)), (s, true, Left::Packed(&packed)), (s, false, Left::Packed(&packed))]
+    }) {
+        let start = match i_start {
+            0 => Start::Zero,
+            1 => Start::Sums,
+            2 => Start::Rows(&rows[first..]),
+            _ => Start::Columns(&columns),
+        };
+        let rounding = Rounding { b: fp16, c: fp16 };
+        let b = |i: usize| if fp16 { to_fp16_grid(b[i]) } else { b[i] };
+        let mut c = held.clone();
+        let mut scratch = vec![f32::NAN; gemm.n_scratch()];
+        let (c_rows, c_) = (m - first, &mut c[first * n..]);
+        if !c_.is_empty() {
+            let scratch = &mut scratch[..];
+            simd.vectorize(Run { gemm, a: left, b: &b2, start, first, rows: c_rows, c: c_, rounding, scratch });
+        }
+        for i in 0..m {
+            for j in 0..n {
+                let at = i * n + j;
+                let from = [0.0, held[at], rows[i], columns[j]][i_start];
+                let sum = (0..k).map(|l| (a[i * k + l], b(l * n + j))).fold(from, |s, (a, b)| a.mul_add(b, s));
+                let expected = match (i < first, fp16) {
+                    (true, _) => held[at],
+                    (false, true) => to_fp16_grid(sum),
+                    (false, false) => sum,
+                };
+                assert_eq!(c[at].to_bits(), expected.to_bits(), "{gemm:?} at {i} {j}, {start:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_are_summed_in_order_by_every_instruction_set_of_this_machine() {
+    check(pulp::Scalar::new());
+    #[cfg(target_arch = "x86_64")]
+    {
+        pulp::x86::V3::try_new().into_iter().for_each(check);
+        pulp::x86::V4::try_new().into_iter().for_each(check);
+    }
+    #[cfg(target_arch = "aarch64")]
+    pulp::aarch64::Neon::try_new().into_iter().for_each(check);
+}
