@@ -95,7 +95,7 @@ impl Trainer {
     }
 
     /// The most compiles this process uses.
-    fn budget(&self) -> usize {
+    pub(super) fn budget(&self) -> usize {
         let own = match self.config.weights.compile_budget {
             0 => usize::MAX,
             n => n,
