@@ -243,45 +243,44 @@ impl Estimate {
 
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Estimate { step, run, counts, .. } = self;
-        let n_assumed = self.figures.iter().filter(|figure| figure.assumed).count();
+        let Estimate { step, run, counts, figures, .. } = self;
+        let chip = self.chip.to_uppercase();
+        let n_assumed = figures.iter().filter(|figure| figure.assumed).count();
         writeln!(
             f,
-            "Estimate, not measured: on an {} the device's part of a step would take about {}",
-            self.chip.to_uppercase(),
+            "Estimate, not measured: on an {chip} the device's part of a step would take about {}",
             seconds(self.step_s)
         )?;
         writeln!(
             f,
-            "  {} dispatches {}, arithmetic {}, memory {}, the host's copies {}",
+            "  a step: {} dispatches {}, arithmetic {}, memory {}, the host's copies {}",
             self.dispatches,
             seconds(step.dispatch_s),
             seconds(step.compute_s),
             seconds(step.memory_s),
             seconds(step.transfer_s)
         )?;
-        writeln!(
+        write!(
             f,
-            "  that of this run, {} steps and {} compiles, {}:",
+            "  the {} steps, {} compiles and {} restarts {}: steps {}, compiles {}, loads {}, weights {}, restarts {}",
             counts.steps,
             counts.compiles,
-            seconds(self.run_s)
-        )?;
-        writeln!(
-            f,
-            "  steps {}, compiles {}, loads {}, weights passed {}, {} restarts {}, {} of it hidden",
+            counts.restarts,
+            seconds(self.run_s),
             seconds(run.steps_s + run.slowed_s),
             seconds(run.compile_s),
             seconds(run.load_s),
             seconds(run.weights_s),
-            counts.restarts,
-            seconds(run.restart_s),
-            seconds(run.hidden_s)
+            seconds(run.restart_s)
         )?;
+        if run.hidden_s > 0.0 {
+            write!(f, ", less {} behind training", seconds(run.hidden_s))?;
+        }
         write!(
             f,
-            "  by published figures, {n_assumed} of {} assumed from other chips; report.json and `--plan` have the sources",
-            self.figures.len()
+            "\n  by figures that others have published, {n_assumed} of {} of them of other chips than the {chip}; `--plan` names \
+             the sources",
+            figures.len()
         )
     }
 }
@@ -338,8 +337,26 @@ impl fmt::Display for Comparison {
             writeln!(f, "  {name}: not possible: {why}")?;
         }
         writeln!(f, "The host's own work comes on top. The figures, and whose they are:")?;
-        first.figures.iter().try_for_each(|figure| writeln!(f, "  {figure}"))
+        first.figures.iter().try_for_each(|figure| wrapped(f, &format!("  {figure}")))
     }
+}
+
+/// Words in lines of at most 120 columns, all but the first under the column where sources begin.
+fn wrapped(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    const INDENT: usize = 34;
+    let (begin, rest) = text.split_at(INDENT.min(text.len()));
+    write!(f, "{begin}")?;
+    let mut column = INDENT;
+    for word in rest.split_whitespace() {
+        if column > INDENT && column + 1 + word.len() > 120 {
+            write!(f, "\n{:INDENT$}", "")?;
+            column = INDENT;
+        }
+        let space = if column > INDENT { " " } else { "" };
+        write!(f, "{space}{word}")?;
+        column += space.len() + word.len();
+    }
+    writeln!(f)
 }
 
 #[cfg(test)]

@@ -92,8 +92,8 @@ pub(super) const ROWS: &[Row] = &[
         M4,
         55e-3 / 4.0 - 1.7e-3,
         Inferred,
-        "maderix/ANE pull request 23: 55 ms for the four programs of the tiny job, loads included, which are taken for those \
-         of an M5; reports are 11 to 90 ms a program",
+        "maderix/ANE pull request 23: 55 ms for the four programs of the tiny job, less their loads as on an M5 (twice as much \
+         if a mean over the batches of its pipeline, which compiles for every other one, is meant); reports are 11 to 90 ms",
     ),
     row(
         Compile,
