@@ -139,18 +139,15 @@ fn seconds(s: f64) -> String {
 }
 
 /// A figure that somebody has published, or that follows from such.
-#[derive(Debug)]
-pub struct Row {
-    /// Of what.
-    pub quantity: Quantity,
+struct Row {
+    quantity: Quantity,
     /// The generation of the chip; the source says which of it.
-    pub chip: Chip,
+    chip: Chip,
     /// In the quantity's unit.
-    pub value: f64,
-    /// How well it is known.
-    pub grade: Grade,
+    value: f64,
+    grade: Grade,
     /// Who says so, of which machine, who says otherwise, and how it follows where it is inferred.
-    pub source: &'static str,
+    source: &'static str,
 }
 
 /// What the clock of a chip goes by.
@@ -310,7 +307,7 @@ mod tests {
                 let figure = Clock::new(chip).figure(quantity);
                 assert_eq!(figure.quantity, quantity, "{chip} has no {quantity:?}");
                 assert!(figure.value.is_finite() && figure.value > 0.0 && figure.source.len() > 20, "{figure}");
-                assert_eq!(figure.to_string().contains("assumed"), figure.chip != chip, "{figure}");
+                assert_eq!(figure.to_string().contains("assumed from"), figure.chip != chip, "{figure}");
             }
         }
         for (i, row) in ROWS.iter().enumerate() {

@@ -301,6 +301,17 @@ fn strategies_compare_as_the_field_has_found() {
 }
 
 #[test]
+fn a_strategy_whose_compiles_do_not_suffice_is_named_as_impossible() {
+    let mut config = tiny(100, STRATEGIES[0]);
+    config.weights.compile_budget = 4;
+    let comparison = Trainer::new(&config, open(&config)).unwrap().estimates();
+    assert_eq!(comparison.estimates.len(), 2, "{comparison}");
+    let [(name, why)] = &comparison.impossible[..] else { panic!("{comparison}") };
+    assert!(name == "baked, overlap" && why.contains("one update takes 8"), "{why}");
+    assert!(comparison.to_string().contains(why));
+}
+
+#[test]
 fn a_compile_that_fits_behind_a_batch_is_hidden_but_for_what_it_slows() {
     let mut config = tiny(2000, (Strategy::Baked, true));
     config.train.accumulate = 1000;

@@ -182,6 +182,7 @@ pub(crate) fn read_config(path: &Path) -> anyhow::Result<Config> {
 struct PlanAndEstimates<'a> {
     #[serde(flatten)]
     plan: &'a Description,
+    #[serde(flatten)]
     estimates: Comparison,
 }
 

@@ -1,7 +1,7 @@
 //! What a training run would take on a chip's engine.
 
 use super::{Call, Clock, Figure, Quantity, seconds};
-use crate::config::Strategy;
+use crate::config::{Strategy, TrainConfig, WeightsConfig};
 use crate::train::Description;
 use serde::Serialize;
 use std::fmt;
@@ -71,25 +71,21 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What a run of `steps` steps does if nothing fails and nothing ends it early, with an update every `accumulate`
-    /// steps, `n_programs` programs and a budget of so many compiles a process.
+    /// What a run does if nothing fails and nothing ends it early, with so many programs and a budget of so many
+    /// compiles a process.
     ///
     /// This is the trainer's order of events: what is compiled in the background at the end of one batch is used from
     /// the end of the next, and a process is replaced where the budget would not suffice for what comes.
-    pub fn planned(
-        (steps, accumulate): (u64, u64),
-        strategy: Strategy,
-        overlap: bool,
-        n_programs: u64,
-        budget: u64,
-    ) -> Counts {
-        let updates = steps.div_ceil(accumulate.max(1));
-        let mut counts = Counts { steps, updates, compiles: 0, processes: 1, restarts: 0 };
+    pub fn planned(train: &TrainConfig, weights: &WeightsConfig, n_programs: u64, budget: u64) -> Counts {
+        let is_baked = weights.strategy == Strategy::Baked;
+        let overlaps = is_baked && weights.overlap;
+        let updates = train.steps.div_ceil(train.accumulate.max(1));
+        let mut counts = Counts { steps: train.steps, updates, compiles: 0, processes: 1, restarts: 0 };
         let (mut used, mut has_kernels, mut coming) = (0, false, false);
         for update in 1..=updates {
             let is_last = update == updates;
-            let needs = !has_kernels || (strategy == Strategy::Baked && overlap && !is_last && !coming);
-            if needs && update > 1 && used + n_programs > budget {
+            let begins = overlaps && !is_last && !coming;
+            if (!has_kernels || begins) && update > 1 && used + n_programs > budget {
                 (used, has_kernels) = (0, false);
                 counts.restarts += 1;
                 counts.processes += 1;
@@ -101,11 +97,10 @@ impl Counts {
             if !has_kernels {
                 compile();
             }
-            let begins = strategy == Strategy::Baked && overlap && !is_last && !coming;
             if begins {
                 compile();
             }
-            has_kernels = strategy == Strategy::Operand || overlap;
+            has_kernels = !is_baked || overlaps;
             coming = begins;
         }
         counts
@@ -364,7 +359,9 @@ mod tests {
     use super::*;
 
     fn planned(steps: u64, strategy: Strategy, overlap: bool, budget: u64) -> [u64; 2] {
-        let counts = Counts::planned((steps, 10), strategy, overlap, 4, budget);
+        let train = TrainConfig { steps, accumulate: 10, ..TrainConfig::default() };
+        let weights = WeightsConfig { strategy, overlap, ..WeightsConfig::default() };
+        let counts = Counts::planned(&train, &weights, 4, budget);
         assert_eq!((counts.updates, counts.processes), (steps.div_ceil(10), counts.restarts + 1));
         [counts.compiles, counts.restarts]
     }

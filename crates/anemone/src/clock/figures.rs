@@ -33,16 +33,10 @@ pub(super) const ROWS: &[Row] = &[
         "rane on an M1 Pro: a whole product of 64x64 matrices, whose arithmetic is below 1 us; rane gives 0.24 ms elsewhere, \
          which its own whole calls contradict",
     ),
-    row(Dispatch, M2, 140e-6, Measured, "reports of maderix/ANE's users"),
+    row(Dispatch, M2, 140e-6, Claimed, "reported of an M2, by whom is not recorded"),
     row(Dispatch, M3, 120e-6, Measured, "lil-bro on an M3 Max"),
-    row(
-        Dispatch,
-        M4,
-        88e-6,
-        Inferred,
-        "the geometric middle of 0.065 to 0.12 ms, which several projects measured on M4 and M5",
-    ),
-    row(Dispatch, M5, 65e-6, Measured, "the middle of the best reports of 60 to 70 us"),
+    row(Dispatch, M4, 88e-6, Inferred, "the geometric middle of 0.065 to 0.12 ms, which is reported of M4 and M5"),
+    row(Dispatch, M5, 65e-6, Claimed, "the middle of the best reports, 60 to 70 us"),
     row(
         Convolution,
         M3,
@@ -70,8 +64,14 @@ pub(super) const ROWS: &[Row] = &[
     row(Product, M2, 3.4e12, Measured, "ANEForge's peak of matrix products, on an M2 Pro"),
     row(Product, M4, 5.4e12, Measured, "ANEForge's peak of matrix products"),
     row(Product, M5, 8.7e12, Measured, "ANEForge's peak of matrix products; 10.0 on an M5 Pro"),
-    row(Weights, M4, 67e9, Measured, "several projects; weights are read again at every call"),
-    row(Weights, M5, 150e9, Measured, "about, on an M5 Max and an M6"),
+    row(
+        Weights,
+        M4,
+        67e9,
+        Claimed,
+        "reported of an M4, by whom is not recorded; weights are read again at every call",
+    ),
+    row(Weights, M5, 150e9, Claimed, "about, reported of an M5 Max and an M6"),
     row(
         Activations,
         M4,
@@ -126,5 +126,11 @@ pub(super) const ROWS: &[Row] = &[
         Measured,
         "maderix/ANE issue 24 and pull request 23: steps beside a compile take about 13 % longer",
     ),
-    row(Restart, M4, 50e-3, Claimed, "maderix/ANE and Orion, constraint 15: about 50 ms and the compiles"),
+    row(
+        Restart,
+        M4,
+        50e-3,
+        Claimed,
+        "maderix/ANE and Orion, constraint 15, of chips not named: about 50 ms and the compiles",
+    ),
 ];

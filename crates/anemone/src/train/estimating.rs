@@ -4,6 +4,7 @@ use super::Trainer;
 use super::compiling::Cut;
 use crate::clock::{Clock, Comparison, Counts, Estimate};
 use crate::config::{Config, Strategy};
+use crate::error::Result;
 use anemone_mil::limits::Chip;
 
 impl Trainer {
@@ -32,16 +33,17 @@ impl Trainer {
             let mut weights = self.config.weights.clone();
             (weights.strategy, weights.overlap) = (strategy, overlap);
             let config = Config { weights, ..self.config.clone() };
-            let cut = Cut::new(&config, &self.built, &self.device, config.weights.io);
-            let (accumulate, steps) = (config.train.accumulate, config.train.steps);
-            match cut {
-                Ok(cut) => {
-                    let n_programs = cut.compiler.n_programs() as u64;
-                    let counts =
-                        Counts::planned((steps, accumulate), strategy, overlap, n_programs, self.budget() as u64);
-                    let plan = cut.plan.description();
-                    comparison.estimates.push(Estimate::new(self.chip(), plan, overlap, accumulate, counts));
-                }
+            let estimate = || -> Result<Estimate> {
+                let cut = Cut::new(&config, &self.built, &self.device, config.weights.io)?;
+                let n_programs = cut.compiler.n_programs();
+                self.check_budget_for(n_programs, overlap)?;
+                let counts =
+                    Counts::planned(&config.train, &config.weights, n_programs as u64, self.budget() as u64);
+                let (plan, accumulate) = (cut.plan.description(), config.train.accumulate);
+                Ok(Estimate::new(self.chip(), plan, overlap, accumulate, counts))
+            };
+            match estimate() {
+                Ok(estimate) => comparison.estimates.push(estimate),
                 Err(e) => comparison.impossible.push((name.into(), e.to_string())),
             }
         }
