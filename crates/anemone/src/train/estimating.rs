@@ -10,11 +10,11 @@ use anemone_mil::limits::Chip;
 impl Trainer {
     /// The estimate for the run so far, by what it has done.
     pub fn estimate(&self) -> Estimate {
-        let stats = self.stats();
+        let stats = &self.state.stats;
         let counts = Counts {
             steps: self.state.step,
             updates: self.state.update,
-            compiles: stats.n_compiles,
+            compiles: self.n_compiles(),
             processes: 1 + stats.resumed_at.len() as u64,
             restarts: stats.restarted_at.len() as u64,
         };
