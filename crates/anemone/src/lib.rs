@@ -1,6 +1,7 @@
 //! Trains neural networks on Apple's Neural Engine, or on its software twin.
 
 pub mod checkpoint;
+pub mod clock;
 pub mod config;
 pub mod data;
 pub mod device;

@@ -1,5 +1,6 @@
 //! What a run did: counters that survive restarts, and the report made of them.
 
+use crate::clock::Estimate;
 use crate::config::{Io, Strategy};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -132,6 +133,8 @@ pub struct Report {
     pub validation: Option<Validation>,
     /// When the validation loss was lowest.
     pub best: Option<Best>,
+    /// What the device's part would take on the engine of a chip, by published figures.
+    pub estimate: Estimate,
 }
 
 impl Report {
@@ -243,7 +246,7 @@ impl fmt::Display for Report {
                 b.step
             )?;
         }
-        Ok(())
+        write!(f, "\n\n{}", self.estimate)
     }
 }
 

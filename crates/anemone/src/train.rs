@@ -1,6 +1,7 @@
 //! The trainer: one step after the other, with everything in sight.
 
 mod compiling;
+mod estimating;
 mod evaluate;
 mod kernels;
 mod pass;
@@ -462,6 +463,7 @@ impl Trainer {
             evaluation,
             validation,
             best: self.state.best.clone(),
+            estimate: self.estimate(),
         })
     }
 

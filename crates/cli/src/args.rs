@@ -164,7 +164,8 @@ pub(crate) struct Train {
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_every: Option<u64>,
 
-    /// Print what a step would do where, and train nothing
+    /// Print what a step would do where, and what the run would take on the chip with each strategy (an estimate by
+    /// published figures), and train nothing
     #[arg(long, conflicts_with_all = ["resume", "quiet"])]
     pub(crate) plan: bool,
 

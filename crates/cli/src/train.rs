@@ -6,14 +6,16 @@ use crate::progress::Progress;
 use crate::run_dir::{self, RunDir};
 use crate::{Outcome, args};
 use anemone::checkpoint::Checkpoint;
+use anemone::clock::Comparison;
 use anemone::config::{Config, PRESETS, Strategy};
 use anemone::file::write_atomically;
 use anemone::metrics::MetricsLog;
 use anemone::report::Validation;
-use anemone::train::Event;
+use anemone::train::{Description, Event};
 use anemone::weights_file::save_safetensors;
 use anemone::{Report, Trainer, device};
 use anyhow::{Context, anyhow, bail};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
@@ -46,9 +48,10 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
     let trainer = Trainer::new(&first, device::open(&options)?)?;
     if args.plan {
         if args.json {
-            writeln!(out, "{}", serde_json::to_string_pretty(trainer.plan())?)?;
+            let plan = PlanAndEstimates { plan: trainer.plan(), estimates: trainer.estimates() };
+            writeln!(out, "{}", serde_json::to_string_pretty(&plan)?)?;
         } else {
-            write!(out, "{}", trainer.plan())?;
+            write!(out, "{}\n{}", trainer.plan(), trainer.estimates())?;
         }
         return Ok(Outcome::Clean);
     }
@@ -172,6 +175,15 @@ fn preset(name: &str) -> anyhow::Result<Config> {
 pub(crate) fn read_config(path: &Path) -> anyhow::Result<Config> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read `{}`", path.display()))?;
     Config::from_toml(&text).with_context(|| format!("configuration `{}`", path.display()))
+}
+
+/// What `--plan --json` prints.
+#[derive(Serialize)]
+struct PlanAndEstimates<'a> {
+    #[serde(flatten)]
+    plan: &'a Description,
+    #[serde(flatten)]
+    estimates: Comparison,
 }
 
 /// A run under way.

@@ -259,6 +259,9 @@ fn a_plan_is_printed_and_nothing_trained() {
     let text = String::from_utf8(out.stdout).unwrap();
     // Two convolutions and a classifier forward, the latter two backward.
     assert!(text.contains("A step: 5 dispatches of 5 programs") && text.contains("On the host"), "{text}");
+    let estimates = text.split("Estimate of the device's part on an M4").nth(1).expect("estimates").lines();
+    let names = ["baked ", "baked, overlap ", "operand ", "dispatch ", "restart "].map(|name| format!("  {name}"));
+    assert!(names.iter().all(|name| estimates.clone().any(|line| line.starts_with(name))), "{text}");
     let plan = |flags: &[&str]| -> serde_json::Value {
         let out = folder.train(&[&["shakespeare", "--plan", "--json"], flags].concat());
         assert!(out.status.success(), "{out:?}");
@@ -271,10 +274,19 @@ fn a_plan_is_printed_and_nothing_trained() {
     // Four linear layers in each of four blocks and the classifier, forward and backward; two blocks share programs.
     assert_eq!((&usual["dispatches"], &usual["compiles"]), (&34.into(), &10.into()));
     assert!(calls(&plan(&["--recompute"])) > calls(&usual));
+    let on_m1 = plan(&["--chip", "m1", "--steps", "100"]);
+    let estimates = on_m1["estimates"].as_array().unwrap();
+    assert_eq!(estimates.len(), 3);
+    for e in estimates {
+        assert_eq!((&e["chip"], &e["counts"]["steps"]), (&"m1".into(), &100.into()));
+        assert!(e["figures"].as_array().unwrap().iter().any(|figure| figure["assumed"] == true), "{e}");
+    }
     let on_device = plan(&["--weight-gradients", "device"]);
     assert!(
         on_device["dispatches"].as_u64() > Some(50)
             && on_device["host_flops"].as_u64() < usual["host_flops"].as_u64()
     );
+    // Gradients of weights stay on the host where weights are compiled in.
+    assert_eq!(on_device["impossible"].as_array().unwrap().len(), 2);
     assert!(!folder.path("runs").exists());
 }

@@ -95,7 +95,7 @@ impl Trainer {
     }
 
     /// The most compiles this process uses.
-    fn budget(&self) -> usize {
+    pub(super) fn budget(&self) -> usize {
         let own = match self.config.weights.compile_budget {
             0 => usize::MAX,
             n => n,
@@ -118,8 +118,12 @@ impl Trainer {
 
     /// Every process must get somewhere: its compiles must suffice for at least one update.
     pub(super) fn check_budget(&self) -> Result<()> {
-        let n = self.compiler.n_programs();
-        let needed = if self.overlaps() { 2 * n } else { n };
+        self.check_budget_for(self.compiler.n_programs(), self.overlaps())
+    }
+
+    /// As [`Trainer::check_budget`], for so many programs.
+    pub(super) fn check_budget_for(&self, n: usize, overlaps: bool) -> Result<()> {
+        let needed = if overlaps { 2 * n } else { n };
         if self.budget() >= needed {
             return Ok(());
         }
@@ -127,7 +131,7 @@ impl Trainer {
             "a budget of {} compiles a process is too small: one update takes {needed} ({n} programs{}); raise \
              `weights.compile_budget` or use the strategy `operand`",
             self.budget(),
-            if self.overlaps() { ", twice with overlap" } else { "" }
+            if overlaps { ", twice with overlap" } else { "" }
         )))
     }
 }

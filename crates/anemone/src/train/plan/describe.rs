@@ -52,6 +52,8 @@ pub struct ProgramUse {
     pub flops: u64,
     /// Bytes one call writes and reads, weights left out.
     pub bytes: usize,
+    /// Bytes of the weights of one call.
+    pub weight_bytes: usize,
 }
 
 /// An op on the host.
@@ -75,6 +77,7 @@ impl Description {
         target: Target<'_>,
     ) -> Description {
         let size = target.io.dtype().bits().unwrap_or(0) as usize / 8;
+        let weight_size = if target.strategy == Strategy::Baked { 2 } else { size };
         let mut programs: Vec<(&Form, ProgramUse)> = Vec::new();
         let mut weight_elements = 0;
         for call in calls {
@@ -88,8 +91,9 @@ impl Description {
             }
             let (what, shapes) = call.form.words();
             let (flops, bytes) = (call.form.n_flops(), (n_in + n_out) * size);
-            programs
-                .push((&call.form, ProgramUse { what, shapes, calls: vec![call.label.clone()], flops, bytes }));
+            let calls = vec![call.label.clone()];
+            let weight_bytes = n_weight * weight_size;
+            programs.push((&call.form, ProgramUse { what, shapes, calls, flops, bytes, weight_bytes }));
         }
         let programs: Vec<ProgramUse> = programs.into_iter().map(|(_, p)| p).collect();
         let mut ops: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
@@ -101,7 +105,6 @@ impl Description {
                 }
             }
         }
-        let weight_size = if target.strategy == Strategy::Baked { 2 } else { size };
         Description {
             strategy: target.strategy,
             io: target.io,
