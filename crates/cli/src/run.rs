@@ -2,7 +2,7 @@
 
 use crate::args::RunOn;
 use crate::{Outcome, args, npy};
-use anemone::device::{self, Options, Select};
+use anemone::device::{self, Arithmetic, Options, Select};
 use anemone::model_file::ModelFile;
 use anemone_mil::ir::{DType, TensorType, Type};
 use anemone_mil::valid::ValueInfo;
@@ -14,7 +14,11 @@ use std::time::Instant;
 
 pub(crate) fn run(args: &args::Run, out: &mut dyn Write) -> Result<Outcome> {
     let model = ModelFile::open(&args.model)?;
-    let (options, software) = (Options { select: Select::Soft, ..Options::default() }, args.device == RunOn::Soft);
+    let software = args.device == RunOn::Soft;
+    if !software && args.arithmetic != Arithmetic::Ieee {
+        bail!("the reference interpreter has no arithmetic `{}`: add `--device soft`", args.arithmetic);
+    }
+    let options = Options { select: Select::Soft, arithmetic: args.arithmetic, ..Options::default() };
     let device = if software { Some(device::open(&options)?) } else { None };
     let none = Limits::none();
     let program = validate(model.program, device.as_ref().map_or(&none, |d| d.limits()))?;

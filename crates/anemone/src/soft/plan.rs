@@ -1,5 +1,6 @@
 //! From a validated function to steps over memory: planned once, run without allocating.
 
+use super::engine::Arithmetic;
 use super::fuse::Open;
 use super::kernels::Gemm;
 use super::slots::{Buffer, Content, Slots};
@@ -47,7 +48,16 @@ impl Plan {
     ///
     /// As [`new`](Plan::new).
     pub(crate) fn in_parts(f: &ValidFunction, weights: &Weights, ends: &[usize]) -> Result<Plan> {
-        Planner::new(f, weights)?.plan(ends)
+        Planner::new(f, weights, Arithmetic::Ieee)?.plan(ends)
+    }
+
+    /// As [`new`](Plan::new), for a device of this arithmetic.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Plan::new); also if the arithmetic has a rule for an op, but not for this form of it.
+    pub(crate) fn for_device(f: &ValidFunction, weights: &Weights, arithmetic: Arithmetic) -> Result<Plan> {
+        Planner::new(f, weights, arithmetic)?.plan(&[f.body.calls.len()])
     }
 
     /// Bytes of the memory it runs in.
@@ -179,6 +189,7 @@ pub(super) enum Held {
 pub(super) struct Planner<'a> {
     pub(super) f: &'a ValidFunction,
     weights: &'a Weights,
+    pub(super) arithmetic: Arithmetic,
     pub(super) held: Vec<Held>,
     /// The values of constants and of what was computed of them alone.
     known: Vec<Option<Value>>,
@@ -203,7 +214,7 @@ const MOST_ELEMENTS: usize = u32::MAX as usize;
 const MOST_FOLDED: usize = 1 << 22;
 
 impl<'a> Planner<'a> {
-    fn new(f: &'a ValidFunction, weights: &'a Weights) -> Result<Planner<'a>> {
+    fn new(f: &'a ValidFunction, weights: &'a Weights, arithmetic: Arithmetic) -> Result<Planner<'a>> {
         let sizes = f.values.iter().filter_map(|v| v.ty.as_tensor()).filter(|t| place_kind(t.dtype).is_some());
         for n in sizes.map(TensorType::n_elements) {
             match n {
@@ -224,6 +235,7 @@ impl<'a> Planner<'a> {
         Ok(Planner {
             f,
             weights,
+            arithmetic,
             held: vec![Held::Nothing; n],
             known: vec![None; n],
             uses: vec![0; n],
@@ -361,7 +373,7 @@ impl<'a> Planner<'a> {
         place_kind(self.f.values[i].ty.as_tensor()?.dtype)
     }
 
-    fn buffer(&mut self, kind: PlaceKind, len: usize, content: Option<Content>) -> Place {
+    pub(super) fn buffer(&mut self, kind: PlaceKind, len: usize, content: Option<Content>) -> Place {
         self.buffers.push(Buffer { kind, len, pinned: content.is_some(), content });
         Place { kind, slot: self.buffers.len() - 1, range: 0..len }
     }
@@ -483,7 +495,7 @@ impl<'a> Planner<'a> {
 
     /// Plans a call: as a constant, by a step of its own if the op has one for these operands, else by its definition.
     fn call(&mut self, call: &ValidCall) -> Result<()> {
-        if self.fold(call).is_some() || self.fast(call).is_some() {
+        if self.fold(call).is_some() || self.by_engine(call)? || self.fast(call).is_some() {
             return Ok(());
         }
         let label = self.f.label(call).to_string();
