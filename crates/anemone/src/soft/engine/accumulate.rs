@@ -122,17 +122,18 @@ impl Rows<'_> {
         let (a, rest) = self.scratch.split_at_mut(self.rows * k);
         let (least, rest) = rest.split_at_mut(self.rows * k);
         let (b, exponents) = rest.split_at_mut(rest.len() / 2);
-        // Numbers of A are scaled so that products are in multiples of 2^-16.
         if transposed.0 {
-            turn(&self.a[self.first..], m, k, self.rows, a);
-            a.iter_mut().for_each(|x| *x = decode(*x));
+            turn(&self.a[self.first..], m, k, a);
         } else {
-            a.iter_mut().zip(&self.a[self.first * k..]).for_each(|(to, &x)| *to = decode(x));
+            a.copy_from_slice(&self.a[self.first * k..][..self.rows * k]);
         }
         for (x, least) in a.iter_mut().zip(&mut *least) {
-            *least = LEAST_EXPONENT - exponent(*x);
-            *x *= UNIT as f32;
+            let decoded = decode(*x);
+            *least = LEAST_EXPONENT - exponent(decoded);
+            // Scaled, so that products are in multiples of 2^-16.
+            *x = decoded * UNIT as f32;
         }
+        let bounds = Bounds::new(a, k, self.start);
         for j in (0..n).step_by(width) {
             let columns = width.min(n - j);
             let (b, exponents) = (&mut b[..k * width], &mut exponents[..k * width]);
@@ -140,46 +141,122 @@ impl Rows<'_> {
                 b.fill(0.0);
             }
             if transposed.1 {
-                for (c, column) in self.b[j * k..][..columns * k].chunks_exact(k.max(1)).enumerate() {
-                    b[c..].iter_mut().step_by(width).zip(column).for_each(|(to, &x)| *to = x);
-                }
+                turn_columns(&self.b[j * k..][..columns * k], k, width, b);
             } else {
                 for (to, from) in b.chunks_exact_mut(width).zip(self.b.chunks_exact(n)) {
                     to[..columns].copy_from_slice(&from[j..][..columns]);
                 }
             }
-            let mut most = 0f32;
             for (x, e) in b.iter_mut().zip(&mut *exponents) {
                 *x = decode(*x);
                 *e = exponent(*x);
-                most = if x.abs() > most { x.abs() } else { most };
             }
+            let is_narrow = bounds.are_narrow(largest(b));
             let right = Right { x: b, exponents };
             for i in (0..self.rows).step_by(R) {
                 let rows = R.min(self.rows - i);
                 let left = Left { x: &a[i * k..][..rows * k], least: &least[i * k..][..rows * k], k };
-                let mut starts = [[0f64; MOST_COLUMNS]; MOST_ROWS];
-                for (r, row) in starts[..rows].iter_mut().enumerate() {
-                    match self.start {
-                        Start::Zero => {}
-                        Start::Rows(x) => row.fill(in_units(x[self.first + i + r])),
-                        Start::Columns(x) => {
-                            row.iter_mut().zip(&x[j..][..columns]).for_each(|(to, &x)| *to = in_units(x));
+                let mut sums = [[0f64; MOST_COLUMNS]; MOST_ROWS];
+                match self.start {
+                    Start::Zero => {}
+                    Start::Rows(x) => {
+                        for (row, &x) in sums.iter_mut().zip(&x[self.first + i..][..rows]) {
+                            row.fill(in_units(x));
+                        }
+                    }
+                    Start::Columns(x) => {
+                        for row in &mut sums[..rows] {
+                            for (to, &x) in row.iter_mut().zip(&x[j..][..columns]) {
+                                *to = in_units(x);
+                            }
                         }
                     }
                 }
-                if is_narrow(&left, f64::from(most), &starts) {
-                    narrow::<S, R, V>(simd, &left, &right, &mut starts);
+                if is_narrow {
+                    narrow::<S, R, V>(simd, &left, &right, &mut sums);
                 } else {
-                    wide(&left, &right, width, &mut starts);
+                    wide(&left, &right, width, &mut sums);
                 }
-                for (r, row) in starts[..rows].iter().enumerate() {
-                    let to = &mut self.out[(i + r) * n + j..][..columns];
-                    to.iter_mut().zip(row).for_each(|(to, &sum)| *to = result(sum));
+                for (r, row) in sums[..rows].iter().enumerate() {
+                    for (to, &sum) in self.out[(i + r) * n + j..][..columns].iter_mut().zip(row) {
+                        *to = result(sum);
+                    }
                 }
             }
         }
     }
+}
+
+/// How large sums can become.
+struct Bounds {
+    /// The largest number of A.
+    largest: f64,
+    /// The largest sum of the sizes of a row's numbers.
+    sum: f64,
+    /// The largest size that a sum starts from, and what rounding can add.
+    start: f64,
+}
+
+impl Bounds {
+    /// Of rows of `k` numbers that are scaled to multiples of 2^-16.
+    #[inline(always)]
+    fn new(a: &[f32], k: usize, start: Start<'_>) -> Bounds {
+        let mut sum = 0f64;
+        for row in a.chunks_exact(k.max(1)) {
+            // Lanes, so that none waits for the one before.
+            let mut sums = [0f32; 16];
+            let (chunks, rest) = row.as_chunks::<16>();
+            for chunk in chunks {
+                for (sum, x) in sums.iter_mut().zip(chunk) {
+                    *sum += x.abs();
+                }
+            }
+            for (sum, x) in sums.iter_mut().zip(rest) {
+                *sum += x.abs();
+            }
+            let mut total = 0f32;
+            for x in sums {
+                total += x;
+            }
+            sum = if f64::from(total) > sum { total.into() } else { sum };
+        }
+        let start = match start {
+            Start::Zero => 0.0,
+            Start::Rows(x) | Start::Columns(x) => {
+                let mut most = 0f32;
+                for &x in x {
+                    let x = decode(x).abs();
+                    most = if x > most { x } else { most };
+                }
+                f64::from(most) * UNIT
+            }
+        };
+        Bounds { largest: largest(a), sum, start: start + k as f64 + 1.0 }
+    }
+
+    /// Whether with numbers of B up to this no product reaches 64 and no sum can overflow, on the way or at last.
+    #[inline(always)]
+    fn are_narrow(&self, most: f64) -> bool {
+        // The f32 sum of the sizes may be off, by far less than this.
+        self.largest * most < f64::from(1 << 22) && 1.01 * self.sum * most + self.start < OVERFLOW
+    }
+}
+
+/// The largest size.
+#[inline(always)]
+fn largest(x: &[f32]) -> f64 {
+    let mut tops = [0f32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (top, x) in tops.iter_mut().zip(chunk) {
+            *top = if x.abs() > *top { x.abs() } else { *top };
+        }
+    }
+    let mut most = 0f32;
+    for x in tops.iter().chain(rest) {
+        most = if x.abs() > most { x.abs() } else { most };
+    }
+    most.into()
 }
 
 /// A number rounded to a multiple of 2^-16, in such multiples.
@@ -198,35 +275,8 @@ fn whole(x: f64) -> f64 {
 /// What becomes of a sum.
 #[inline(always)]
 fn result(sum: f64) -> f32 {
-    let rounded = round(sum / UNIT);
+    let rounded = round(sum * (1.0 / UNIT));
     if sum.abs() < OVERFLOW { rounded } else { f32::INFINITY.copysign(sum as f32) }
-}
-
-/// Whether no product reaches 64 and no sum can overflow, on the way or at last.
-#[inline(always)]
-fn is_narrow(left: &Left<'_>, most: f64, starts: &[[f64; MOST_COLUMNS]; MOST_ROWS]) -> bool {
-    let (mut largest, mut sum) = (0f32, 0f64);
-    for row in left.x.chunks_exact(left.k.max(1)) {
-        // Lanes, so that neither waits for the one before.
-        let (mut sums, mut tops) = ([0f32; 16], [0f32; 16]);
-        let (chunks, rest) = row.as_chunks::<16>();
-        for chunk in chunks {
-            for ((sum, top), x) in sums.iter_mut().zip(&mut tops).zip(chunk) {
-                *sum += x.abs();
-                *top = if x.abs() > *top { x.abs() } else { *top };
-            }
-        }
-        for x in rest {
-            sums[0] += x.abs();
-            tops[0] = if x.abs() > tops[0] { x.abs() } else { tops[0] };
-        }
-        sum = sum.max(sums.iter().map(|&x| f64::from(x)).sum());
-        largest = tops.iter().fold(largest, |a, &b| a.max(b));
-    }
-    let start = starts.iter().flatten().fold(0f64, |a, x| a.max(x.abs()));
-    // The sum of f32 numbers may be off, by far less than this.
-    let bound = 1.01 * sum * most + left.k as f64 + start;
-    f64::from(largest) * most < f64::from(1 << 22) && bound < OVERFLOW
 }
 
 /// Adds the products, none of which reaches 64, to sums that do not overflow.
@@ -248,9 +298,9 @@ fn narrow<S: Simd, const R: usize, const V: usize>(
     // Each term brings the bits of the large number along.
     let first = 0u32.wrapping_sub(MAGIC.to_bits().wrapping_mul(k as u32));
     let mut total = [[simd.splat_u32s(first); V]; R];
-    let b = right.x.chunks_exact(V * lanes).zip(right.exponents.chunks_exact(V * lanes));
-    for (l, (b, exponents)) in b.take(k).enumerate() {
-        let (b, exponents) = (S::as_simd_f32s(b).0, S::as_simd_f32s(exponents).0);
+    for l in 0..k {
+        let at = |x| -> [S::f32s; V] { std::array::from_fn(|v| S::as_simd_f32s(columns_of::<S, V>(x, l)).0[v]) };
+        let (b, exponents) = (at(right.x), at(right.exponents));
         for r in 0..R {
             let (x, least) = (simd.splat_f32s(a[r][l]), simd.splat_f32s(least[r][l]));
             for v in 0..V {
@@ -276,6 +326,11 @@ fn narrow<S: Simd, const R: usize, const V: usize>(
 }
 
 #[inline(always)]
+fn columns_of<S: Simd, const V: usize>(x: &[f32], l: usize) -> &[f32] {
+    &x[l * V * S::F32_LANES..][..V * S::F32_LANES]
+}
+
+#[inline(always)]
 fn rows_of(x: &[f32], k: usize, row: usize) -> &[f32] {
     &x[row * k..][..k]
 }
@@ -297,14 +352,27 @@ fn wide(left: &Left<'_>, right: &Right<'_>, width: usize, sums: &mut [[f64; MOST
     }
 }
 
-/// Writes `rows` columns of `x` `[k, m]` as rows of `out`, a few at a time so that they stay near.
+/// Writes columns of `x` `[k, m]` as rows of `out`, a few at a time so that they stay near.
 #[inline(always)]
-fn turn(x: &[f32], m: usize, k: usize, rows: usize, out: &mut [f32]) {
+fn turn(x: &[f32], m: usize, k: usize, out: &mut [f32]) {
     const NEAR: usize = 16;
     for from in (0..k).step_by(NEAR) {
-        for (r, out) in out.chunks_exact_mut(k).take(rows).enumerate() {
+        for (r, out) in out.chunks_exact_mut(k).enumerate() {
             for (l, to) in out.iter_mut().enumerate().skip(from).take(NEAR) {
                 *to = x[l * m + r];
+            }
+        }
+    }
+}
+
+/// Writes rows of `k` numbers as columns of rows of `width` numbers.
+#[inline(always)]
+fn turn_columns(x: &[f32], k: usize, width: usize, out: &mut [f32]) {
+    const NEAR: usize = 16;
+    for (block, out) in out.chunks_mut(NEAR * width).enumerate() {
+        for (c, row) in x.chunks_exact(k.max(1)).enumerate() {
+            for (out, &x) in out.chunks_exact_mut(width).zip(&row[block * NEAR..]) {
+                out[c] = x;
             }
         }
     }

@@ -28,13 +28,13 @@ pub(super) fn exponent(decoded: f32) -> f32 {
 }
 
 /// The nearest fp16 number, of two as near the one further from zero; beyond 65504 infinity. `x` is no NaN, and below
-/// 2^-14 has no bits beyond 2^-70.
+/// 2^-14 has no more than 28 bits.
 #[inline(always)]
 pub(super) fn round(x: f64) -> f32 {
     let magnitude = x.abs();
     // Of the 52 bits of the mantissa 10 stay; adding half of the last one rounds up from the middle on.
     let normal = f64::from_bits((magnitude.to_bits() + (1 << 41)) & !((1 << 42) - 1));
-    let subnormal = (magnitude * SUBNORMALS + 0.5).floor() / SUBNORMALS;
+    let subnormal = (magnitude * SUBNORMALS + 0.5).floor() * (1.0 / SUBNORMALS);
     let rounded = if magnitude < LEAST_NORMAL { subnormal } else { normal };
     let rounded = if rounded > MOST { f64::INFINITY } else { rounded };
     rounded.copysign(x) as f32
