@@ -39,6 +39,8 @@ const OVERFLOW: f64 = 2_147_483_648.0;
 const LEAST_EXPONENT: f32 = -16.0;
 /// Columns that are worked on together, at most.
 const MOST_COLUMNS: usize = 32;
+/// Lanes of a loop that is not written by registers; columns that are worked on together are a multiple of it.
+const LANES: usize = 16;
 /// Rows that are worked on together, at most.
 const MOST_ROWS: usize = 8;
 /// 1.5 2^23: its sum with a number of a size below 2^22 has no room for a fraction.
@@ -96,7 +98,7 @@ impl WithSimd for Rows<'_> {
             16 => self.all::<S, 8, 1>(simd),
             8 => self.all::<S, 4, 2>(simd),
             4 => self.all::<S, 4, 4>(simd),
-            _ => self.all::<S, 4, 4>(simd),
+            _ => self.all::<S, 4, 16>(simd),
         }
     }
 }
@@ -122,10 +124,10 @@ impl Rows<'_> {
         let (a, rest) = self.scratch.split_at_mut(self.rows * k);
         let (least, rest) = rest.split_at_mut(self.rows * k);
         let (b, exponents) = rest.split_at_mut(rest.len() / 2);
-        if transposed.0 {
-            turn(&self.a[self.first..], m, k, a);
-        } else {
+        if !transposed.0 {
             a.copy_from_slice(&self.a[self.first * k..][..self.rows * k]);
+        } else if k > 0 {
+            turn(&self.a[self.first..], m, k, a);
         }
         for (x, least) in a.iter_mut().zip(&mut *least) {
             let decoded = decode(*x);
@@ -204,8 +206,8 @@ impl Bounds {
         let mut sum = 0f64;
         for row in a.chunks_exact(k.max(1)) {
             // Lanes, so that none waits for the one before.
-            let mut sums = [0f32; 16];
-            let (chunks, rest) = row.as_chunks::<16>();
+            let mut sums = [0f32; LANES];
+            let (chunks, rest) = row.as_chunks::<LANES>();
             for chunk in chunks {
                 for (sum, x) in sums.iter_mut().zip(chunk) {
                     *sum += x.abs();
@@ -245,8 +247,8 @@ impl Bounds {
 /// The largest size.
 #[inline(always)]
 fn largest(x: &[f32]) -> f64 {
-    let mut tops = [0f32; 16];
-    let (chunks, rest) = x.as_chunks::<16>();
+    let mut tops = [0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for (top, x) in tops.iter_mut().zip(chunk) {
             *top = if x.abs() > *top { x.abs() } else { *top };
@@ -341,13 +343,18 @@ fn wide(left: &Left<'_>, right: &Right<'_>, width: usize, sums: &mut [[f64; MOST
     let k = left.k.max(1);
     let rows = left.x.chunks_exact(k).zip(left.least.chunks_exact(k));
     for ((a, least), sums) in rows.zip(sums) {
-        let b = right.x.chunks_exact(width).zip(right.exponents.chunks_exact(width));
-        for ((&a, &least), (b, exponents)) in a.iter().zip(least).zip(b) {
-            for ((sum, &b), &e) in sums[..width].iter_mut().zip(b).zip(exponents) {
-                let product = whole(f64::from(a) * f64::from(b));
-                let product = if e >= least { product } else { 0.0 };
-                *sum = if sum.abs() < OVERFLOW { *sum + product } else { *sum };
+        for (c, to) in sums[..width].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let mut sums = *to;
+            for (l, (&a, &least)) in a.iter().zip(least).enumerate() {
+                let at = l * width + c * LANES;
+                let b = right.x[at..][..LANES].iter().zip(&right.exponents[at..][..LANES]);
+                for (sum, (&b, &e)) in sums.iter_mut().zip(b) {
+                    let product = whole(f64::from(a) * f64::from(b));
+                    let product = if e >= least { product } else { 0.0 };
+                    *sum = if sum.abs() < OVERFLOW { *sum + product } else { *sum };
+                }
             }
+            *to = sums;
         }
     }
 }
