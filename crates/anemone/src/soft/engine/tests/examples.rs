@@ -259,8 +259,7 @@ fn every_rule_that_is_emulated_has_an_example_that_holds() {
     assert!(
         ARITHMETIC_RULES.iter().all(|r| [r.what, r.source].iter().all(|s| !s.is_empty()) && !r.chips.is_empty())
     );
-    for (name, example) in EXAMPLES {
-        println!("{name}");
+    for (_, example) in EXAMPLES {
         example();
     }
 }
