@@ -5,7 +5,7 @@ use crate::device::Arithmetic;
 use crate::random::Random;
 use crate::soft::plan::Plan;
 use crate::soft::steps::Work;
-use anemone_mil::builder::Builder;
+use anemone_mil::builder::{self, Builder};
 use anemone_mil::grad::{Seed, gradient};
 use anemone_mil::ir::{DType, TensorType, Version};
 use anemone_mil::ops::{Args, Bound, Eval, Operand, Value};
@@ -191,5 +191,90 @@ fn a_network_and_its_gradients_are_those_of_whole_numbers() {
             n_kept += found.iter().filter(|x| **x != 0.0 && x.is_finite()).count();
         }
         assert!(n_kept > 200, "{n_kept} numbers that say something");
+    }
+}
+
+/// What a plan gives for inputs of small whole numbers, which both arithmetics compute exactly.
+fn of_whole_numbers(program: &ValidProgram, arithmetic: Arithmetic) -> Vec<f32> {
+    let plan = Plan::for_device(program.main(), &Weights::new(), arithmetic).unwrap();
+    let ours = plan.steps().iter().filter(|s| matches!(s.work, Work::Engine(_))).count();
+    assert_eq!(ours > 0, arithmetic == Arithmetic::Engine);
+    let mut memory = plan.memory();
+    let mut random = Random::new(7);
+    for (i, (_, ty)) in plan.inputs().iter().enumerate() {
+        let n = ty.as_tensor().unwrap().n_elements().unwrap();
+        let x: Vec<f32> = (0..n).map(|_| (random.bits() % 7) as f32 - 3.0).collect();
+        memory.write_input(&plan, i, &x);
+    }
+    plan.run(&mut memory).unwrap();
+    memory.output(&plan, 0).to_vec()
+}
+
+#[test]
+fn windows_groups_batches_and_broadcasts_are_those_of_ieee() {
+    let whole = |shape: &[usize]| {
+        let x = (0..shape.iter().product::<usize>()).map(|i| (i * 5 % 7) as f64 - 3.0).collect();
+        Tensor::float(DType::Fp16, shape, x)
+    };
+    let ints = Tensor::i32s;
+    type Build<'a> = Box<dyn Fn(&mut Builder, &[builder::Value]) -> anemone_mil::Result<builder::Value> + 'a>;
+    let cases: Vec<(&str, Vec<Vec<usize>>, Build<'_>)> = vec![
+        (
+            "conv",
+            vec![vec![2, 6, 9, 8]],
+            Box::new(|b, v| {
+                let conv = b.call("conv").arg("x", v[0]).constant("weight", whole(&[4, 3, 3, 2]));
+                let conv = conv.constant("bias", whole(&[4])).constant("groups", Tensor::i32(2));
+                let conv = conv.constant("strides", ints(&[2, 1])).constant("dilations", ints(&[1, 2]));
+                conv.constant("pad_type", Tensor::string("custom")).constant("pad", ints(&[1, 2, 0, 1])).finish()
+            }),
+        ),
+        (
+            "conv_transpose",
+            vec![vec![2, 4, 5, 6]],
+            Box::new(|b, v| {
+                let conv = b.call("conv_transpose").arg("x", v[0]).constant("weight", whole(&[4, 3, 3, 2]));
+                let conv = conv.constant("bias", whole(&[6])).constant("groups", Tensor::i32(2));
+                conv.constant("strides", ints(&[2, 3])).constant("pad_type", Tensor::string("valid")).finish()
+            }),
+        ),
+        (
+            "pointwise",
+            vec![vec![3, 5, 2, 7]],
+            Box::new(|b, v| {
+                let w = b.constant(whole(&[4, 5, 1, 1]));
+                b.pointwise(v[0], w)
+            }),
+        ),
+        (
+            "linear",
+            vec![vec![3, 5]],
+            Box::new(|b, v| {
+                let linear = b.call("linear").arg("x", v[0]).constant("weight", whole(&[4, 5]));
+                linear.constant("bias", whole(&[4])).finish()
+            }),
+        ),
+        ("matmul", vec![vec![2, 1, 4, 5], vec![3, 6, 5]], Box::new(|b, v| b.matmul(v[0], v[1], false, true))),
+        ("add", vec![vec![2, 3, 1, 5], vec![3, 4, 1]], Box::new(|b, v| b.add(v[0], v[1]))),
+        (
+            "select",
+            vec![vec![3, 5], vec![5]],
+            Box::new(|b, v| {
+                let condition = b.call("greater").arg("x", v[0]).arg("y", v[1]).finish()?;
+                b.call("select").arg("cond", condition).arg("a", v[0]).arg("b", v[1]).finish()
+            }),
+        ),
+        ("reduce_sum", vec![vec![2, 3, 4]], Box::new(|b, v| b.reduce_sum(v[0], &[0, 2], true))),
+    ];
+    for (name, shapes, build) in cases {
+        let mut b = Builder::new(Version::V1_3);
+        let inputs = shapes.iter().enumerate();
+        let inputs: Vec<_> =
+            inputs.map(|(i, s)| b.input(&format!("x{i}"), TensorType::new(DType::Fp16, s)).unwrap()).collect();
+        let y = build(&mut b, &inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let program = validate(b.finish(&[y]).unwrap(), &Limits::none()).unwrap();
+        let expected = of_whole_numbers(&program, Arithmetic::Ieee);
+        assert_eq!(of_whole_numbers(&program, Arithmetic::Engine), expected, "{name}");
+        assert!(expected.iter().filter(|x| **x != 0.0).count() > 2, "{name}");
     }
 }
