@@ -5,7 +5,7 @@ mod presets;
 mod train;
 
 use crate::data::{Data, Layout};
-use crate::device::Select;
+use crate::device::{Arithmetic, Select};
 use crate::error::{Error, Result};
 use crate::models::{Convnet, Gpt, Llama, Mlp, determine};
 use crate::nn::{Decoder, Loss, Model};
@@ -207,6 +207,8 @@ pub struct DeviceConfig {
     pub select: Select,
     /// The chip whose rules the software engine follows, `m1` to `m5`.
     pub chip: String,
+    /// How the software engine rounds.
+    pub arithmetic: Arithmetic,
     /// On the Neural Engine: whether programs that were compiled before get new weights by the donor patch, where that
     /// works; see [`apple::Options`](crate::device::apple::Options).
     pub donor_patch: bool,
@@ -217,7 +219,13 @@ pub struct DeviceConfig {
 
 impl Default for DeviceConfig {
     fn default() -> DeviceConfig {
-        DeviceConfig { select: Select::Auto, chip: "m4".into(), donor_patch: false, inject: String::new() }
+        DeviceConfig {
+            select: Select::Auto,
+            chip: "m4".into(),
+            arithmetic: Arithmetic::Ieee,
+            donor_patch: false,
+            inject: String::new(),
+        }
     }
 }
 
@@ -235,6 +243,7 @@ impl DeviceConfig {
         Ok(crate::device::Options {
             select: self.select,
             chip,
+            arithmetic: self.arithmetic,
             faults: self.inject.parse()?,
             apple: crate::device::apple::Options { chip, donor_patch: self.donor_patch, ..Default::default() },
         })
@@ -293,7 +302,7 @@ impl Config {
     }
 
     /// What must not change between a checkpoint and the run that resumes it, as TOML. How long to train, when to
-    /// stop, when to save and where to run may change.
+    /// stop, when to save and where to run may change; in which arithmetic may not.
     pub fn identity(&self) -> String {
         let mut weights = WeightsConfig { compile_budget: 0, ..self.weights.clone() };
         if weights.strategy == Strategy::Operand {
@@ -305,7 +314,7 @@ impl Config {
             train: self.train.identity(),
             eval: EvalConfig::default(),
             weights,
-            device: DeviceConfig::default(),
+            device: DeviceConfig { arithmetic: self.device.arithmetic, ..DeviceConfig::default() },
             checkpoint: CheckpointConfig::default(),
             ..self.clone()
         };
@@ -447,6 +456,9 @@ mod tests {
         b.eval.every = 7;
         b.train.max_skips = 1;
         assert_eq!(a.identity(), b.identity());
+        b.device.arithmetic = Arithmetic::Engine;
+        assert_ne!(a.identity(), b.identity());
+        b.device.arithmetic = Arithmetic::Ieee;
         b.train.lr = 0.5;
         assert_ne!(a.identity(), b.identity());
     }

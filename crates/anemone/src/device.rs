@@ -12,6 +12,9 @@ pub use apple::AppleDevice;
 pub use faults::Faults;
 pub use soft::SoftDevice;
 
+pub use crate::soft::engine::Arithmetic;
+pub use crate::soft::engine::rules::{Emulation, RULES as ARITHMETIC_RULES, Rule as ArithmeticRule};
+
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType, Type};
 use anemone_mil::limits::{Chip, Limits};
@@ -227,6 +230,8 @@ pub struct Options {
     pub select: Select,
     /// The chip whose rules the software engine follows.
     pub chip: Chip,
+    /// How the software engine rounds.
+    pub arithmetic: Arithmetic,
     /// What goes wrong on purpose, for tests.
     pub faults: Faults,
     /// How the Neural Engine is driven, if it is chosen.
@@ -238,6 +243,7 @@ impl Default for Options {
         Options {
             select: Select::Auto,
             chip: Chip::M4,
+            arithmetic: Arithmetic::Ieee,
             faults: Faults::default(),
             apple: apple::Options::default(),
         }
@@ -257,14 +263,22 @@ impl Default for Options {
 /// # Errors
 ///
 /// If it is not to be had here; nothing else is opened in its place. If something is asked of the software engine that
-/// only the Neural Engine has.
+/// only the Neural Engine has, or the other way round.
 pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     match options.select {
         Select::Auto | Select::Soft if options.apple.donor_patch => Err(Error::config(
             "the donor patch is for the Neural Engine, and this is the software engine: leave out `--donor-patch` and \
              `device.donor_patch`, or take `--device ane`",
         )),
-        Select::Auto | Select::Soft => Ok(Arc::new(SoftDevice::new(options.chip, options.faults.clone()))),
+        Select::Ane if options.arithmetic != Arithmetic::Ieee => Err(Error::config(format!(
+            "the arithmetic `{}` is the software engine's, and this is the Neural Engine, which has its own: leave out \
+             `--arithmetic` and `device.arithmetic`, or take `--device soft`",
+            options.arithmetic
+        ))),
+        Select::Auto | Select::Soft => {
+            let faults = options.faults.clone();
+            Ok(Arc::new(SoftDevice::with_arithmetic(options.chip, faults, options.arithmetic)))
+        }
         Select::Ane => Ok(Arc::new(AppleDevice::open(&options.apple)?)),
     }
 }

@@ -2,7 +2,7 @@
 
 use anemone::Instructions;
 use anemone::config::{Place, Strategy};
-use anemone::device::{Faults, Select};
+use anemone::device::{Arithmetic, Faults, Select};
 use anemone_mil::Chip;
 use anemone_mil::ir::Version;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -133,6 +133,11 @@ pub(crate) struct Train {
     /// The chip whose rules the software engine follows [config: device.chip]
     #[arg(long, value_parser = chip())]
     pub(crate) chip: Option<Chip>,
+
+    /// How the software engine rounds: as IEEE has it, or as the Neural Engine is reported to
+    /// [config: device.arithmetic]
+    #[arg(long, value_parser = arithmetic())]
+    pub(crate) arithmetic: Option<Arithmetic>,
 
     /// Whether weights are compiled in or passed in [config: weights.strategy]
     #[arg(long, value_parser = strategy())]
@@ -496,6 +501,10 @@ pub(crate) struct Run {
     /// `reference` computes every op exactly and slowly; `soft` is the software engine with its rules
     #[arg(long, value_parser = run_on(), default_value = "reference")]
     pub(crate) device: RunOn,
+
+    /// How `--device soft` rounds: as IEEE has it, or as the Neural Engine is reported to
+    #[arg(long, value_parser = arithmetic(), default_value = "ieee")]
+    pub(crate) arithmetic: Arithmetic,
 }
 
 /// What `anemone run` runs a model on.
@@ -521,6 +530,11 @@ fn named_path(given: &str) -> Result<(String, PathBuf), String> {
 
 fn select() -> impl TypedValueParser<Value = Select> {
     named(&[("auto", Select::Auto), ("ane", Select::Ane), ("soft", Select::Soft)])
+}
+
+fn arithmetic() -> impl TypedValueParser<Value = Arithmetic> {
+    PossibleValuesParser::new(Arithmetic::ALL.map(Arithmetic::as_str))
+        .try_map(|name| Arithmetic::from_name(&name).ok_or_else(|| format!("there is no arithmetic `{name}`")))
 }
 
 fn place() -> impl TypedValueParser<Value = Place> {

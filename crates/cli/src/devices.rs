@@ -1,7 +1,7 @@
 //! `anemone devices`: what this machine can train on, and what was checked of it.
 
 use crate::{Outcome, args};
-use anemone::device::{self, Device, Faults, SoftDevice};
+use anemone::device::{self, Arithmetic, Device, Faults, SoftDevice};
 use anemone_mil::ir::{DType, TensorType, Version};
 use anemone_mil::{Builder, Chip, Limits, Tensor, Weights, validate};
 use anyhow::ensure;
@@ -28,6 +28,8 @@ struct Row {
     checked: String,
     /// The chips whose rules it follows.
     chips: Vec<&'static str>,
+    /// How it can round, as `--arithmetic` takes it.
+    arithmetics: Vec<&'static str>,
 }
 
 pub(crate) fn run(args: &args::Devices, out: &mut dyn Write) -> anyhow::Result<Outcome> {
@@ -45,13 +47,21 @@ fn look() -> Machine {
     let (usable, why) = device::ane_status();
     let soft = check_soft();
     let devices = vec![
-        Row { name: "ane", title: "Neural Engine", usable, checked: why, chips: Vec::new() },
+        Row {
+            name: "ane",
+            title: "Neural Engine",
+            usable,
+            checked: why,
+            chips: Vec::new(),
+            arithmetics: Vec::new(),
+        },
         Row {
             name: "soft",
             title: "software engine",
             usable: soft.is_ok(),
             checked: soft.unwrap_or_else(|e| format!("the check failed: {e:#}")),
             chips: Chip::ALL.map(Chip::as_str).to_vec(),
+            arithmetics: Arithmetic::ALL.map(Arithmetic::as_str).to_vec(),
         },
     ];
     Machine {
@@ -76,8 +86,8 @@ fn check_soft() -> anyhow::Result<String> {
     let y = b.pointwise(x, w)?;
     let program = b.finish(&[y])?;
     let input: Vec<f32> = (0..N_IN * N_COLUMNS).map(|i| ((i % N_COLUMNS) % 4) as f32).collect();
-    for chip in Chip::ALL {
-        let device = SoftDevice::new(chip, Faults::default());
+    for (chip, arithmetic) in Chip::ALL.into_iter().flat_map(|c| Arithmetic::ALL.map(|a| (c, a))) {
+        let device = SoftDevice::with_arithmetic(chip, Faults::default(), arithmetic);
         let valid = validate(program.clone(), &Limits::of(chip))?;
         let mut kernel = device.compile(&valid, &Weights::default())?;
         let (mut x, mut y) = (kernel.input_buffer(0)?, kernel.output_buffer(0)?);
@@ -88,10 +98,14 @@ fn check_soft() -> anyhow::Result<String> {
         let n_wrong = (0..N_OUT * N_COLUMNS)
             .filter(|i| output[*i] != (i / N_COLUMNS) as f32 / 32.0 * N_IN as f32 * ((i % N_COLUMNS) % 4) as f32)
             .count();
-        ensure!(n_wrong == 0, "{chip}: {n_wrong} of {} numbers of a linear layer are wrong", output.len());
+        ensure!(
+            n_wrong == 0,
+            "{chip}, {arithmetic}: {n_wrong} of {} numbers of a linear layer are wrong",
+            output.len()
+        );
     }
     Ok(format!(
-        "a {N_IN} to {N_OUT} linear layer was compiled and run by the rules of each chip, all numbers right"
+        "a {N_IN} to {N_OUT} linear layer was compiled and run by the rules of each chip in each arithmetic, all numbers right"
     ))
 }
 
@@ -101,6 +115,7 @@ fn print(machine: &Machine, out: &mut dyn Write) -> anyhow::Result<()> {
         writeln!(out, "      {}", d.checked)?;
         if !d.chips.is_empty() {
             writeln!(out, "      follows the rules of {}", d.chips.join(", "))?;
+            writeln!(out, "      computes in the arithmetic {}", d.arithmetics.join(" or "))?;
         }
     }
     let features = match machine.cpu_features.join(" ") {

@@ -2,7 +2,7 @@
 
 use crate::args::RunOn;
 use crate::{Outcome, args, npy};
-use anemone::device::{self, Options, Select};
+use anemone::device::{self, Arithmetic, Options, Select};
 use anemone::model_file::ModelFile;
 use anemone_mil::ir::{DType, TensorType, Type};
 use anemone_mil::valid::ValueInfo;
@@ -14,7 +14,11 @@ use std::time::Instant;
 
 pub(crate) fn run(args: &args::Run, out: &mut dyn Write) -> Result<Outcome> {
     let model = ModelFile::open(&args.model)?;
-    let (options, software) = (Options { select: Select::Soft, ..Options::default() }, args.device == RunOn::Soft);
+    let software = args.device == RunOn::Soft;
+    if !software && args.arithmetic != Arithmetic::Ieee {
+        bail!("the reference interpreter has no arithmetic `{}`: add `--device soft`", args.arithmetic);
+    }
+    let options = Options { select: Select::Soft, arithmetic: args.arithmetic, ..Options::default() };
     let device = if software { Some(device::open(&options)?) } else { None };
     let none = Limits::none();
     let program = validate(model.program, device.as_ref().map_or(&none, |d| d.limits()))?;
@@ -137,7 +141,10 @@ mod tests {
         let given = |names: &[&str]| -> Vec<(String, PathBuf)> {
             names.iter().map(|n| (n.to_string(), path(&format!("{n}.npy")))).collect()
         };
-        let args = |inputs, device| args::Run { model: path("m.mil"), inputs, output: path("out"), device };
+        let args = |inputs, device| {
+            let arithmetic = Arithmetic::Ieee;
+            args::Run { model: path("m.mil"), inputs, output: path("out"), device, arithmetic }
+        };
         let mut said = Vec::new();
         run(&args(given(&["a", "b"]), RunOn::Reference), &mut said).unwrap();
         let y = npy::read(&path("out/y.npy")).unwrap();
@@ -148,6 +155,16 @@ mod tests {
         std::fs::remove_file(path("out/y.npy")).unwrap();
         run(&args(given(&["a", "b"]), RunOn::Soft), &mut Vec::new()).unwrap();
         assert_eq!(npy::read(&path("out/y.npy")).unwrap(), y);
+
+        let engine = |device| args::Run { arithmetic: Arithmetic::Engine, ..args(given(&["a", "b"]), device) };
+        npy::write(&path("b.npy"), &tensor([-2048.0, 0.5, 0.5, 8.0])).unwrap();
+        for (args, expected) in [(args(given(&["a", "b"]), RunOn::Soft), 2048.0), (engine(RunOn::Soft), 2050.0)] {
+            run(&args, &mut Vec::new()).unwrap();
+            assert_eq!(npy::read(&path("out/y.npy")).unwrap().to_f64s()[0], expected);
+        }
+        let e = run(&engine(RunOn::Reference), &mut Vec::new()).unwrap_err().to_string();
+        assert!(e.contains("arithmetic `engine`") && e.contains("--device soft"), "{e}");
+        npy::write(&path("b.npy"), &tensor([0.5, 0.5, 0.5, 8.0])).unwrap();
 
         for (names, what) in [
             (&["a"][..], "input `b` is given 0 times, expected once"),

@@ -156,6 +156,9 @@ fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result
     if let Some(chip) = args.chip {
         config.device.chip = chip.as_str().into();
     }
+    if let Some(arithmetic) = args.arithmetic {
+        config.device.arithmetic = arithmetic;
+    }
     if args.donor_patch {
         config.device.donor_patch = true;
     }

@@ -290,3 +290,16 @@ fn a_plan_is_printed_and_nothing_trained() {
     assert_eq!(on_device["impossible"].as_array().unwrap().len(), 2);
     assert!(!folder.path("runs").exists());
 }
+
+#[test]
+fn the_arithmetic_is_chosen_reported_and_kept_and_is_the_software_engines_alone() {
+    let folder = Folder::new();
+    let out = folder.train(&["--steps", "20", "--weights", "operand", "--arithmetic", "engine"]);
+    let stdout = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success() && stdout.contains("software engine (m4, engine)"), "{stdout}");
+    assert!(stdout.contains("Arithmetic              the engine's: fixed-point sums"), "{stdout}");
+    let e = folder.error(&["--resume", "--arithmetic", "ieee"]);
+    assert!(e.contains("arithmetic"), "{e}");
+    let e = folder.error(&["--run-dir", "ane", "--device", "ane", "--arithmetic", "engine"]);
+    assert!(e.contains("arithmetic `engine` is the software engine's"), "{e}");
+}

@@ -3,6 +3,7 @@
 use super::faults::{Call, Faults, Injector};
 use super::{Buffer, Device, Kernel, Signature, Usage, Version};
 use crate::error::{Error, Result};
+use crate::soft::engine::Arithmetic;
 use crate::soft::floats::Floats;
 use crate::soft::fp16;
 use crate::soft::plan::Plan;
@@ -20,18 +21,27 @@ pub struct SoftDevice {
 }
 
 struct Engine {
+    chip: Chip,
     limits: Limits,
+    arithmetic: Arithmetic,
     injector: Injector,
     n_compiles: AtomicUsize,
     n_live: AtomicUsize,
 }
 
 impl SoftDevice {
-    /// An engine that follows the rules of `chip`, with nothing used up.
+    /// An engine that follows the rules of `chip`, in IEEE's arithmetic, with nothing used up.
     pub fn new(chip: Chip, faults: Faults) -> SoftDevice {
+        SoftDevice::with_arithmetic(chip, faults, Arithmetic::Ieee)
+    }
+
+    /// As [`new`](SoftDevice::new), in the arithmetic that is asked for.
+    pub fn with_arithmetic(chip: Chip, faults: Faults, arithmetic: Arithmetic) -> SoftDevice {
         SoftDevice {
             engine: Arc::new(Engine {
+                chip,
                 limits: Limits::of(chip),
+                arithmetic,
                 injector: Injector::new(faults),
                 n_compiles: AtomicUsize::new(0),
                 n_live: AtomicUsize::new(0),
@@ -55,7 +65,7 @@ impl SoftDevice {
         }
         engine.injector.call(Call::Compile)?;
         let program = validate(text::parse(mil)?, &engine.limits)?;
-        let plan = Plan::keeping_inputs(program.main(), weights)?;
+        let plan = Plan::for_device(program.main(), weights, engine.arithmetic)?;
         engine.injector.call(Call::Load)?;
         let live = Live::new(engine)?;
         Ok(Box::new(SoftKernel::new(plan, live)?))
@@ -64,7 +74,7 @@ impl SoftDevice {
 
 impl Device for SoftDevice {
     fn name(&self) -> String {
-        format!("software engine ({}, ieee)", self.engine.limits.name())
+        format!("software engine ({}, {})", self.engine.limits.name(), self.engine.arithmetic)
     }
 
     fn limits(&self) -> &Limits {
@@ -77,6 +87,10 @@ impl Device for SoftDevice {
 
     fn is_apart(&self) -> bool {
         false
+    }
+
+    fn arithmetic(&self) -> &'static str {
+        self.engine.arithmetic.of_chip(self.engine.chip)
     }
 
     fn usage(&self) -> Usage {

@@ -341,7 +341,13 @@ impl Planner<'_> {
     }
 
     /// The windows of a call over an image, or of its transpose over its result; images of one axis get another.
-    fn windows(&self, call: &ValidCall, image: &[usize], kernel: &[usize], out: &[usize]) -> Option<Windows> {
+    pub(super) fn windows(
+        &self,
+        call: &ValidCall,
+        image: &[usize],
+        kernel: &[usize],
+        out: &[usize],
+    ) -> Option<Windows> {
         let n = image.len();
         if !(1..=2).contains(&n) {
             return None;

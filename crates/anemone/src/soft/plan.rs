@@ -1,5 +1,6 @@
 //! From a validated function to steps over memory: planned once, run without allocating.
 
+use super::engine::Arithmetic;
 use super::floats::Floats;
 use super::fp16;
 use super::fuse::Open;
@@ -46,18 +47,6 @@ impl Plan {
         Plan::in_parts(f, weights, &[f.body.calls.len()])
     }
 
-    /// As [`new`](Plan::new), for inputs of which some stay the same for many runs: what is laid out of an input alone
-    /// is kept until that is written again.
-    ///
-    /// # Errors
-    ///
-    /// As [`new`](Plan::new).
-    pub(crate) fn keeping_inputs(f: &ValidFunction, weights: &Weights) -> Result<Plan> {
-        let mut planner = Planner::new(f, weights)?;
-        planner.keeps_inputs = true;
-        planner.plan(&[f.body.calls.len()])
-    }
-
     /// As [`new`](Plan::new), to be run in parts: the first of them is the first `ends[0]` calls, the next those up to
     /// `ends[1]`, and so on. Inputs keep their values from part to part and from run to run, and may be written in
     /// between.
@@ -66,7 +55,19 @@ impl Plan {
     ///
     /// As [`new`](Plan::new).
     pub(crate) fn in_parts(f: &ValidFunction, weights: &Weights, ends: &[usize]) -> Result<Plan> {
-        Planner::new(f, weights)?.plan(ends)
+        Planner::new(f, weights, Arithmetic::Ieee)?.plan(ends)
+    }
+
+    /// As [`new`](Plan::new), for a device of this arithmetic, of whose inputs some stay the same for many runs: what is
+    /// laid out of an input alone is kept until that is written again.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Plan::new); also if the arithmetic has a rule for an op, but not for this form of it.
+    pub(crate) fn for_device(f: &ValidFunction, weights: &Weights, arithmetic: Arithmetic) -> Result<Plan> {
+        let mut planner = Planner::new(f, weights, arithmetic)?;
+        planner.keeps_inputs = true;
+        planner.plan(&[f.body.calls.len()])
     }
 
     /// Bytes of the memory it runs in.
@@ -292,6 +293,7 @@ pub(super) enum Held {
 pub(super) struct Planner<'a> {
     pub(super) f: &'a ValidFunction,
     weights: &'a Weights,
+    pub(super) arithmetic: Arithmetic,
     pub(super) held: Vec<Held>,
     /// The values of constants and of what was computed of them alone.
     known: Vec<Option<Value>>,
@@ -318,7 +320,7 @@ const MOST_ELEMENTS: usize = u32::MAX as usize;
 const MOST_FOLDED: usize = 1 << 22;
 
 impl<'a> Planner<'a> {
-    fn new(f: &'a ValidFunction, weights: &'a Weights) -> Result<Planner<'a>> {
+    fn new(f: &'a ValidFunction, weights: &'a Weights, arithmetic: Arithmetic) -> Result<Planner<'a>> {
         let sizes = f.values.iter().filter_map(|v| v.ty.as_tensor()).filter(|t| place_kind(t.dtype).is_some());
         for n in sizes.map(TensorType::n_elements) {
             match n {
@@ -339,6 +341,7 @@ impl<'a> Planner<'a> {
         Ok(Planner {
             f,
             weights,
+            arithmetic,
             held: vec![Held::Nothing; n],
             known: vec![None; n],
             uses: vec![0; n],
@@ -505,7 +508,7 @@ impl<'a> Planner<'a> {
         place_kind(self.f.values[i].ty.as_tensor()?.dtype)
     }
 
-    fn buffer(&mut self, kind: PlaceKind, len: usize, content: Option<Content>) -> Place {
+    pub(super) fn buffer(&mut self, kind: PlaceKind, len: usize, content: Option<Content>) -> Place {
         self.buffers.push(Buffer { kind, len, pinned: content.is_some(), content });
         Place { kind, slot: self.buffers.len() - 1, range: 0..len }
     }
@@ -698,7 +701,7 @@ impl<'a> Planner<'a> {
 
     /// Plans a call: as a constant, by a step of its own if the op has one for these operands, else by its definition.
     fn call(&mut self, call: &ValidCall) -> Result<()> {
-        if self.fold(call).is_some() || self.fast(call).is_some() {
+        if self.fold(call).is_some() || self.by_engine(call)? || self.fast(call).is_some() {
             return Ok(());
         }
         let label = self.f.label(call).to_string();

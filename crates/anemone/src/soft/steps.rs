@@ -1,6 +1,7 @@
 //! The steps a plan is made of, and how each runs.
 
 use super::copy::Copy;
+use super::engine;
 use super::floats::Floats;
 use super::fp16;
 use super::gather::Picks;
@@ -82,6 +83,8 @@ pub(super) enum Work {
     /// Of `x`, weights and, where it has one, a bias.
     Conv(Conv),
     Pool(Pool),
+    /// In the engine's arithmetic, whose results are rounded already.
+    Engine(engine::Work),
     /// Boxes of elements; what none of them covers is filled.
     Copies {
         copies: Vec<Copy>,
@@ -210,6 +213,7 @@ impl Step {
             }
             Work::Conv(c) => c.run((read(0), read(1), maybe(2)), out, scratch),
             Work::Pool(p) => p.run(read(0), out, scratch),
+            Work::Engine(w) => w.run([maybe(0), maybe(1), maybe(2)], out, scratch),
             Work::Copies { copies, fill } => {
                 if let Some(value) = fill {
                     out.fill(*value);
