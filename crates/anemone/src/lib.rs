@@ -17,6 +17,7 @@ pub mod params;
 pub mod pretrained;
 pub mod random;
 pub mod report;
+pub mod run;
 mod soft;
 pub mod train;
 pub mod weights_file;
@@ -25,6 +26,7 @@ pub use anemone_mil as mil;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use report::Report;
+pub use run::Run;
 pub use soft::threads::set_n_threads;
 pub use train::Trainer;
 

@@ -19,8 +19,10 @@ use crate::params::{self, ParamSpec};
 use crate::pretrained;
 use crate::random::Random;
 use crate::report::{Best, Report, Stats, Validation};
+use crate::run::now_us;
 use crate::weights_file::NamedTensor;
 use anemone_mil::ir::DType;
+pub use compiling::Compiled;
 use compiling::{Coming, Cut};
 pub use evaluate::Evaluator;
 use evaluate::Forward;
@@ -63,6 +65,8 @@ pub struct Trainer {
     kernels: Option<Kernels>,
     /// Kernels for the next batch but one.
     background: Option<Coming>,
+    /// Compiles that no step has reported yet.
+    compiled: Vec<Compiled>,
     batch: Batch,
     state: State,
     /// The step at which this process began, and the compiles of the device that are not this run's or are in its
@@ -128,6 +132,8 @@ pub enum Event {
 pub struct StepReport {
     /// The index of the step, from 0.
     pub step: u64,
+    /// When it ended, as Unix time in microseconds.
+    pub time_us: u64,
     /// The loss before the step's update.
     pub loss: f32,
     /// Updates done after this step.
@@ -147,15 +153,30 @@ pub struct StepReport {
     pub gradient_norm: Option<f64>,
     /// Time the device took, copies to and from it included, in microseconds.
     pub device_us: f64,
+    /// The part of it in copies, in microseconds.
+    pub copy_us: f64,
     /// Time the host took, in microseconds.
     pub host_us: f64,
     /// Time this step waited for compiles, in microseconds.
     pub compile_wait_us: f64,
     /// Compiles of the whole run so far.
     pub compiles: u64,
+    /// Compiles that ended since the step before, with their times.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub compiled: Vec<Compiled>,
+    /// Device calls that failed since the step before and were repeated.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u64,
+    /// Time the host took to look at the validation data, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_us: Option<f64>,
     /// What the weights do on the validation data, where it was time to look.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Trainer {
@@ -205,6 +226,7 @@ impl Trainer {
             compiler,
             kernels: None,
             background: None,
+            compiled: Vec::new(),
             batch: Batch::default(),
             state: State {
                 step: 0,
@@ -269,6 +291,7 @@ impl Trainer {
         self.finished = state.step >= self.config.train.steps || self.converged(state.last_loss);
         self.kernels = None;
         self.background = None;
+        self.compiled.clear();
         self.batch = Batch { kernel_update: state.update, ..Batch::default() };
         self.state = state;
         self.state.stats.resumed_at.push(self.begun_at);
@@ -287,6 +310,7 @@ impl Trainer {
             return Ok(Event::Finished);
         }
         let mut waited = self.state.stats.compile_wait_s;
+        let n_retries = self.state.stats.n_retries;
         if self.at_boundary() && self.out_of_compiles() {
             return self.restart("the budget of compiles is spent".into());
         }
@@ -325,6 +349,7 @@ impl Trainer {
         let gradient_norm = if ends { self.end_batch(lr)? } else { None };
         let wait_s = self.state.stats.compile_wait_s - before;
         let step_s = started.elapsed().as_secs_f64() - wait_s;
+        let eval_s = self.state.stats.eval_s;
         let validation = if ends && self.is_validated_after(first) { self.validate()? } else { None };
         self.state.stats.device_s += device_s;
         self.state.stats.host_s += step_s - device_s;
@@ -333,6 +358,7 @@ impl Trainer {
         self.state.stats.gradients_hidden_s += times.gradients_hidden.as_secs_f64();
         Ok(Event::Step(StepReport {
             step,
+            time_us: now_us(),
             loss,
             update: self.state.update,
             staleness,
@@ -342,9 +368,13 @@ impl Trainer {
             loss_scale,
             gradient_norm,
             device_us: device_s * 1e6,
+            copy_us: times.copies.as_secs_f64() * 1e6,
             host_us: (step_s - device_s) * 1e6,
             compile_wait_us: (wait_s + waited) * 1e6,
             compiles: self.n_compiles(),
+            compiled: std::mem::take(&mut self.compiled),
+            retries: self.state.stats.n_retries - n_retries,
+            eval_us: validation.as_ref().map(|_| (self.state.stats.eval_s - eval_s) * 1e6),
             validation,
         }))
     }
@@ -363,6 +393,16 @@ impl Trainer {
     /// What a step does where.
     pub fn plan(&self) -> &Description {
         self.plan.description()
+    }
+
+    /// The element type of the programs' inputs and outputs.
+    pub fn io(&self) -> Io {
+        self.state.io
+    }
+
+    /// Elements of all parameters.
+    pub fn n_params(&self) -> usize {
+        self.params.iter().map(Vec::len).sum()
     }
 
     /// What it runs on.
@@ -434,7 +474,6 @@ impl Trainer {
         let validation = self.validate()?;
         let params: Vec<&[f32]> = self.params.iter().map(Vec::as_slice).collect();
         let evaluation = self.forward.first_batch(&params, &mut *self.data)?;
-        let n_params = self.params.iter().map(Vec::len).sum();
         Ok(Report {
             machine: None,
             device: self.device.name(),
@@ -452,7 +491,7 @@ impl Trainer {
             stats: self.stats(),
             device_flops_per_step: self.plan.description().device_flops,
             host_flops_per_step: self.plan.description().host_flops,
-            n_params,
+            n_params: self.n_params(),
             evaluation,
             validation,
             best: self.state.best.clone(),
