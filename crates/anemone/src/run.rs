@@ -14,7 +14,7 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-pub use steps::{Steps, Validated};
+pub use steps::{Bucket, Steps, Validated};
 use tail::Tail;
 
 /// The name of a run's configuration in its folder.

@@ -4,12 +4,15 @@
 use crate::engine::{self, Machine};
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir};
+use crate::tensorboard::Board;
+use crate::watch::{Live, terminal};
 use crate::{Outcome, args};
 use anemone::checkpoint::Checkpoint;
 use anemone::config::{Config, PRESETS, Strategy};
 use anemone::file::write_atomically;
 use anemone::metrics::MetricsLog;
 use anemone::report::Validation;
+use anemone::run::{Happened, Journal, Process};
 use anemone::train::Event;
 use anemone::weights_file::save_safetensors;
 use anemone::{Report, Trainer, device};
@@ -28,6 +31,34 @@ const DEFAULT_PRESET: &str = "tiny";
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let result = train(args, out);
+    if let (Err(e), true, Some(folder)) = (&result, args.restarted, &args.run_dir) {
+        note_failed_restart(folder, e);
+    }
+    result
+}
+
+/// A process that took another's place and did not come to train says so in the run's journal.
+fn note_failed_restart(folder: &Path, error: &anyhow::Error) {
+    let Ok(run) = anemone::Run::open(folder) else { return };
+    if let Some(last) = run.events().last()
+        && matches!(last.event, Happened::Restart { .. })
+        && let Ok(mut journal) = Journal::open(folder)
+    {
+        // The error itself is reported in any case.
+        let _ = journal.record(last.step, Happened::Failed { error: format!("{error:#}") });
+    }
+}
+
+/// What the first Ctrl-C asks for; the second ends the process.
+fn interrupt() {
+    if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        terminal::restore();
+        std::process::exit(130);
+    }
+}
+
+fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let name = run_name(args)?;
     let to_resume = args.resume.then(|| RunDir::to_resume(args.run_dir.as_deref(), &name));
     let config = configuration(args, to_resume.as_deref())?;
@@ -43,6 +74,11 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
         // The checkpoint has all weights.
         first.train.init_weights = None;
     }
+    // The lock first where there is a folder, so that whoever watches a restart sees it go on.
+    let mut dir = None;
+    if let Some(folder) = to_resume.as_ref().filter(|folder| folder.exists() && !args.plan) {
+        dir = Some(RunDir::resume(folder.clone())?);
+    }
     let trainer = Trainer::new(&first, device::open(&options)?)?;
     if args.plan {
         if args.json {
@@ -52,29 +88,41 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
         }
         return Ok(Outcome::Clean);
     }
-    let dir = match to_resume {
-        Some(path) => RunDir::resume(path)?,
-        None => RunDir::create(args.run_dir.as_deref(), &name)?,
+    let dir = match (dir, to_resume) {
+        (Some(dir), _) => dir,
+        (None, Some(path)) => RunDir::resume(path)?,
+        (None, None) => RunDir::create(args.run_dir.as_deref(), &name)?,
     };
     // Without a handler, Ctrl-C ends the process; the last checkpoint is there all the same.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    });
+    let _ = ctrlc::set_handler(interrupt);
     let mut progress = Progress::new(args.quiet);
     if let Some(why) = why {
         progress.say(&format!("device     {why}"));
     }
-    let mut run = Run::start(config, trainer, dir, progress)?;
+    let mut run = Run::start(config, trainer, dir, progress, args)?;
     let ended = run.train();
-    run.progress.end();
+    // Before anything is printed.
+    let is_view_wanted = run.close_views();
+    let ended = ended.and_then(|ended| match ended {
+        Ended::Finished => run.finish(args.json, out).map(|()| Ended::Finished),
+        other => Ok(other),
+    });
+    let event = match &ended {
+        Ok(Ended::Finished) => Happened::Finished { converged: run.converged },
+        Ok(Ended::Restart(why)) => Happened::Restart { why: why.clone() },
+        Ok(Ended::Interrupted) => Happened::Interrupted,
+        Err(e) => Happened::Failed { error: format!("{e:#}") },
+    };
+    let noted = run.journal.record(run.trainer.n_steps(), event);
     match ended? {
-        Ended::Finished => run.finish(args.json, out),
-        Ended::Restart => {
+        Ended::Finished => {}
+        Ended::Restart(why) => {
+            noted?;
+            run.progress.say(&format!("restart at step {}: {why}", run.trainer.n_steps()));
+            let folder = run.dir.path().to_path_buf();
             // What a device has loaded and written would outlive this process's memory.
-            drop(run.trainer);
-            Err(replace_process(&run.dir))
+            drop(run);
+            return Err(replace_process(&folder, is_view_wanted));
         }
         Ended::Interrupted => {
             bail!(
@@ -84,6 +132,8 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
             )
         }
     }
+    noted?;
+    Ok(Outcome::Clean)
 }
 
 /// The name of the run: its preset, or its configuration file without the ending.
@@ -181,33 +231,42 @@ struct Run {
     trainer: Trainer,
     metrics: MetricsLog,
     progress: Progress,
+    journal: Journal,
+    live: Option<Live>,
+    board: Option<Board>,
     saved_at: u64,
+    converged: bool,
 }
 
 /// Why training stopped.
 enum Ended {
     Finished,
-    Restart,
+    Restart(String),
     Interrupted,
 }
 
 impl Run {
     /// Resumes the run where there is something to resume.
-    fn start(config: Config, mut trainer: Trainer, dir: RunDir, mut progress: Progress) -> anyhow::Result<Run> {
+    fn start(
+        config: Config,
+        mut trainer: Trainer,
+        dir: RunDir,
+        mut progress: Progress,
+        args: &args::Train,
+    ) -> anyhow::Result<Run> {
         progress.say(&format!("run folder {dir}"));
         progress.say(&format!("device     {}", trainer.device().name()));
         let checkpoint = dir.checkpoint();
-        let metrics = if checkpoint.exists() {
+        let is_resumed = checkpoint.exists();
+        let mut warnings = Vec::new();
+        let metrics = if is_resumed {
             let loaded = Checkpoint::load(&checkpoint)?;
             trainer.resume(&loaded).with_context(|| format!("resume `{}`", checkpoint.display()))?;
             progress.say(&format!("resumed at step {}", trainer.n_steps()));
             let resumed = MetricsLog::resume(&dir.metrics(), trainer.n_steps())?;
             for gap in &resumed.missing {
-                progress.warn(&format!(
-                    "metrics.jsonl lacks steps {} to {}",
-                    gap.start,
-                    gap.end.saturating_sub(1)
-                ));
+                let last = gap.end.saturating_sub(1);
+                warnings.push(format!("metrics.jsonl lacks steps {} to {last}", gap.start));
             }
             resumed.log
         } else {
@@ -221,11 +280,54 @@ impl Run {
             write_atomically(&dir.tokenizer(), tokenizer.to_json()?.as_bytes())?;
         }
         if trainer.io_fell_back() {
-            progress.warn("the device refuses fp32 inputs and outputs; going on with fp16, converted on the host");
+            let what = "the device refuses fp32 inputs and outputs; going on with fp16, converted on the host";
+            warnings.push(what.into());
         }
-        progress.begin(trainer.n_steps(), config.train.steps, trainer.examples());
         let saved_at = trainer.n_steps();
-        Ok(Run { dir, config, trainer, metrics, progress, saved_at })
+        let mut journal = Journal::open(dir.path())?;
+        journal.record(
+            saved_at,
+            Happened::Started(Box::new(Process {
+                machine: Machine::this().to_string(),
+                resumed: is_resumed,
+                restarted: args.restarted,
+                ..Process::this(&trainer)
+            })),
+        )?;
+        for message in warnings {
+            progress.warn(&message);
+            journal.record(saved_at, Happened::Warning { message })?;
+        }
+        let board = match &args.tensorboard {
+            Some(folder) => Some(Board::open(dir.path(), folder, saved_at)?),
+            None => None,
+        };
+        let live = if args.tui { Some(Live::open(dir.path(), interrupt)?) } else { None };
+        if live.is_none() {
+            progress.begin(trainer.n_steps(), config.train.steps, trainer.examples());
+        }
+        let converged = false;
+        Ok(Run { dir, config, trainer, metrics, progress, journal, live, board, saved_at, converged })
+    }
+
+    /// Shows progress again where the view was closed.
+    fn leave_view(&mut self) {
+        if let Some(trouble) = self.live.take().and_then(Live::close) {
+            self.progress.warn(&trouble);
+        }
+        self.progress.begin(self.trainer.n_steps(), self.config.train.steps, self.trainer.examples());
+    }
+
+    /// Leaves the terminal as it was, and says whether there was a view until now.
+    fn close_views(&mut self) -> bool {
+        self.progress.end();
+        let live = self.live.take();
+        let is_view_wanted = live.as_ref().is_some_and(|live| !live.is_closed());
+        for trouble in [live.and_then(Live::close), self.board.take().and_then(Board::close)].into_iter().flatten()
+        {
+            self.progress.warn(&trouble);
+        }
+        is_view_wanted
     }
 
     fn train(&mut self) -> anyhow::Result<Ended> {
@@ -233,7 +335,12 @@ impl Run {
             match self.trainer.step() {
                 Ok(Event::Step(step)) => {
                     self.metrics.append(&step)?;
-                    self.progress.step(&step);
+                    if self.live.as_ref().is_some_and(Live::is_closed) {
+                        self.leave_view();
+                    }
+                    if self.live.is_none() {
+                        self.progress.step(&step);
+                    }
                     if let Some(validation) = step.validation.filter(|v| v.best) {
                         self.save_best(&validation)?;
                     }
@@ -257,8 +364,7 @@ impl Run {
                     if INTERRUPTED.load(Ordering::Relaxed) {
                         return Ok(Ended::Interrupted);
                     }
-                    self.progress.say(&format!("restart at step {}: {why}", self.trainer.n_steps()));
-                    return Ok(Ended::Restart);
+                    return Ok(Ended::Restart(why));
                 }
                 Err(e) => {
                     let saved = if self.trainer.at_boundary() && self.trainer.n_steps() > self.saved_at {
@@ -301,8 +407,9 @@ impl Run {
     }
 
     /// Leaves weights and report, and prints it.
-    fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
         let report = Report { machine: Some(Machine::this().to_string()), ..self.trainer.report()? };
+        self.converged = report.converged;
         if let Some(validation) = report.validation.as_ref().filter(|v| v.best) {
             self.save_best(validation)?;
         }
@@ -317,14 +424,18 @@ impl Run {
             let best = if report.best.is_some() { ", best.safetensors" } else { "" };
             writeln!(out, "\nWritten to {}: weights.safetensors{best}, report.json, metrics.jsonl", self.dir)?;
         }
-        Ok(Outcome::Clean)
+        Ok(())
     }
 }
 
 /// Replaces this process by a new one that resumes the run: same program, same arguments. Comes back only with an
 /// error.
-fn replace_process(dir: &RunDir) -> anyhow::Error {
+fn replace_process(folder: &Path, is_view_wanted: bool) -> anyhow::Error {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if !is_view_wanted {
+        // It was closed, which holds for the new process too.
+        args.retain(|a| a != "--tui");
+    }
     let has = |flag: &str, args: &[OsString]| {
         args.iter().any(|a| a == flag || a.to_str().is_some_and(|a| a.starts_with(&format!("{flag}="))))
     };
@@ -336,7 +447,7 @@ fn replace_process(dir: &RunDir) -> anyhow::Error {
         args.insert(1, "--restarted".into());
     }
     if !has("--run-dir", &args) {
-        args.splice(1..1, ["--run-dir".into(), dir.path().into()]);
+        args.splice(1..1, ["--run-dir".into(), folder.into()]);
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,
@@ -344,8 +455,9 @@ fn replace_process(dir: &RunDir) -> anyhow::Error {
     };
     let error = exec(Command::new(&program).args(&args));
     anyhow!(
-        "restart as `{}`: {error}; the run is saved, go on with `anemone train --resume --run-dir {dir}`",
-        program.display()
+        "restart as `{}`: {error}; the run is saved, go on with `anemone train --resume --run-dir {}`",
+        program.display(),
+        folder.display()
     )
 }
 
