@@ -179,6 +179,11 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
+/// Seconds in microseconds, to the nanosecond: more digits would be of no clock.
+fn micros(seconds: f64) -> f64 {
+    (seconds * 1e9).round() / 1e3
+}
+
 impl Trainer {
     /// A trainer of the configured model on the configured data, at step 0.
     ///
@@ -367,14 +372,14 @@ impl Trainer {
             lr,
             loss_scale,
             gradient_norm,
-            device_us: device_s * 1e6,
-            copy_us: times.copies.as_secs_f64() * 1e6,
-            host_us: (step_s - device_s) * 1e6,
-            compile_wait_us: (wait_s + waited) * 1e6,
+            device_us: micros(device_s),
+            copy_us: micros(times.copies.as_secs_f64()),
+            host_us: micros(step_s - device_s),
+            compile_wait_us: micros(wait_s + waited),
             compiles: self.n_compiles(),
             compiled: std::mem::take(&mut self.compiled),
             retries: self.state.stats.n_retries - n_retries,
-            eval_us: validation.as_ref().map(|_| (self.state.stats.eval_s - eval_s) * 1e6),
+            eval_us: validation.as_ref().map(|_| micros(self.state.stats.eval_s - eval_s)),
             validation,
         }))
     }

@@ -5,7 +5,7 @@ use crate::engine::{self, Machine};
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir};
 use crate::tensorboard::Board;
-use crate::watch::{Live, terminal};
+use crate::watch::{self, Live, terminal};
 use crate::{Outcome, args};
 use anemone::checkpoint::Checkpoint;
 use anemone::config::{Config, PRESETS, Strategy};
@@ -33,16 +33,20 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let result = train(args, out);
     if let (Err(e), true, Some(folder)) = (&result, args.restarted, &args.run_dir) {
-        note_failed_restart(folder, e);
+        note_failure(folder, e);
     }
     result
 }
 
-/// A process that took another's place and did not come to train says so in the run's journal.
-fn note_failed_restart(folder: &Path, error: &anyhow::Error) {
+/// Where a process did not come to train, though the run's journal says that it would, puts the reason there.
+fn note_failure(folder: &Path, error: &anyhow::Error) {
     let Ok(run) = anemone::Run::open(folder) else { return };
-    if let Some(last) = run.events().last()
-        && matches!(last.event, Happened::Restart { .. })
+    let is_ours = |event: &Happened| match event {
+        Happened::Restart { .. } | Happened::Warning { .. } => true,
+        Happened::Started(process) => process.pid == std::process::id(),
+        _ => false,
+    };
+    if let Some(last) = run.events().last().filter(|last| is_ours(&last.event))
         && let Ok(mut journal) = Journal::open(folder)
     {
         // The error itself is reported in any case.
@@ -59,6 +63,9 @@ fn interrupt() {
 }
 
 fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    if args.tui {
+        terminal::check(watch::TUI.0, watch::TUI.1)?;
+    }
     let name = run_name(args)?;
     let to_resume = args.resume.then(|| RunDir::to_resume(args.run_dir.as_deref(), &name));
     let config = configuration(args, to_resume.as_deref())?;
@@ -99,7 +106,8 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     if let Some(why) = why {
         progress.say(&format!("device     {why}"));
     }
-    let mut run = Run::start(config, trainer, dir, progress, args)?;
+    let folder = dir.path().to_path_buf();
+    let mut run = Run::start(config, trainer, dir, progress, args).inspect_err(|e| note_failure(&folder, e))?;
     let ended = run.train();
     // Before anything is printed.
     let is_view_wanted = run.close_views();
@@ -119,7 +127,6 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Ended::Restart(why) => {
             noted?;
             run.progress.say(&format!("restart at step {}: {why}", run.trainer.n_steps()));
-            let folder = run.dir.path().to_path_buf();
             // What a device has loaded and written would outlive this process's memory.
             drop(run);
             return Err(replace_process(&folder, is_view_wanted));

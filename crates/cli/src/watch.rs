@@ -69,6 +69,10 @@ fn show(run: &mut Run, screen: &mut Screen, stop: &AtomicBool, interrupt: Option
     Ok(())
 }
 
+/// What `anemone train` calls its view, and what to do where it cannot be.
+pub(crate) const TUI: (&str, &str) =
+    ("`--tui`", "leave it out, or use `anemone watch RUN` in a terminal while this trains");
+
 /// The view of a run that this process trains, drawn by a thread of its own from the run's folder.
 pub(crate) struct Live {
     stop: Arc<AtomicBool>,
@@ -78,7 +82,7 @@ pub(crate) struct Live {
 impl Live {
     /// Opens the screen. `interrupt` is what Ctrl-C does, which in a view is a key.
     pub(crate) fn open(folder: &Path, interrupt: fn()) -> anyhow::Result<Live> {
-        let mut screen = Screen::open("`--tui`", "leave it out, or use `anemone watch RUN` in another one")?;
+        let mut screen = Screen::open(TUI.0, TUI.1)?;
         let stop = Arc::new(AtomicBool::new(false));
         let asked = stop.clone();
         let folder: PathBuf = folder.into();

@@ -158,7 +158,7 @@ fn compiles_text(figures: &Figures) -> String {
 fn full(frame: &mut Frame, area: Rect, run: &Run, figures: &Figures, view: &View, now_us: u64) {
     let n_events = (area.height / 5).clamp(3, 12);
     let [top, bottom] = Layout::vertical([Constraint::Fill(1), Constraint::Length(n_events + 2)]).areas(area);
-    let side = if area.width >= 120 { 44 } else { 32 };
+    let side = if area.width >= 120 { 44 } else { 34 };
     let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Length(side)]).areas(top);
     let small = (top.height / 4).max(4);
     let [loss, more] = Layout::vertical([Constraint::Fill(1), Constraint::Length(small)]).areas(left);
@@ -171,7 +171,7 @@ fn full(frame: &mut Frame, area: Rect, run: &Run, figures: &Figures, view: &View
     } else {
         charts::small(frame, scale, steps, "learning rate", &steps.lr);
     }
-    let [split, counters] = Layout::vertical([Constraint::Length(7), Constraint::Fill(1)]).areas(right);
+    let [split, counters] = Layout::vertical([Constraint::Length(8), Constraint::Fill(1)]).areas(right);
     where_time_goes(frame, split, figures);
     engine(frame, counters, run, figures);
     events::events(frame, bottom, run, now_us);
@@ -186,6 +186,7 @@ fn where_time_goes(frame: &mut Frame, area: Rect, figures: &Figures) {
         ("copies", s.copies, Color::Cyan),
         ("host", s.host, Color::Blue),
         ("compiles", s.compiles, Color::Red),
+        ("validate", s.validation, Color::Yellow),
         ("other", s.other(), Color::Reset),
     ];
     let lines: Vec<Line> = parts
@@ -213,12 +214,12 @@ fn engine(frame: &mut Frame, area: Rect, run: &Run, figures: &Figures) {
     let mut rows: Vec<(&str, String)> = Vec::new();
     if s.whole > 0.0 {
         let gflops = figures.gflops.map_or(String::new(), |x| format!(", {} GFLOP/s", short(x)));
-        rows.push(("use", format!("{:.0} %{gflops}", 100.0 * s.device / s.whole)));
+        rows.push(("in use", format!("{:.0} %{gflops}", 100.0 * s.device / s.whole)));
     }
     rows.push(("compiles", compiles_text(figures) + &of_run(c.of_run, c.of_process)));
     if let Some(us) = c.last_us {
         let last = steps.compiled.last();
-        let how = if last.is_some_and(|c| c.background) { ", behind training" } else { "" };
+        let how = if last.is_some_and(|c| c.background) { ", overlapped" } else { ", waited for" };
         rows.push(("the last", micros(us as f64) + how));
     }
     let resumed = if figures.n_resumed > 0 { format!(", resumed {}", figures.n_resumed) } else { String::new() };
@@ -229,7 +230,7 @@ fn engine(frame: &mut Frame, area: Rect, run: &Run, figures: &Figures) {
     if let Some(p) = run.process() {
         let weights = format!("{:?}", p.strategy).to_lowercase();
         let stale = steps.staleness.last().filter(|_| p.overlap);
-        let overlap = stale.map_or(String::new(), |n| format!(", {n} updates behind"));
+        let overlap = stale.map_or(String::new(), |n| format!(", {n} behind"));
         rows.push(("weights", weights + &overlap));
     }
     rows.push(("rate", steps.lr.last().map_or("-".into(), |&x| short(x))));
@@ -242,7 +243,7 @@ fn engine(frame: &mut Frame, area: Rect, run: &Run, figures: &Figures) {
 }
 
 fn of_run(of_run: u64, of_process: u64) -> String {
-    if of_run == of_process { String::new() } else { format!(", {} in all", count(of_run)) }
+    if of_run == of_process { String::new() } else { format!("; {} in all", count(of_run)) }
 }
 
 fn help(frame: &mut Frame, area: Rect, view: &View) {
@@ -257,8 +258,8 @@ fn help(frame: &mut Frame, area: Rect, view: &View) {
         "l       the loss on a logarithmic scale",
         "?       this",
         "",
-        "use     share of time the device computes",
-        "compiles  of this process, of its budget",
+        "in use  share of time the device computes",
+        "compiles   of this process, of its budget",
         "recovered  steps and updates left out for",
         "        numbers that are not finite, and",
         "        device calls that were repeated",

@@ -38,12 +38,18 @@ pub(crate) struct Split {
     pub(crate) host: f64,
     /// Waiting for compiles.
     pub(crate) compiles: f64,
+    /// The host looking at the validation data.
+    pub(crate) validation: f64,
 }
 
 impl Split {
-    /// What is none of the others: validation, metrics, checkpoints.
+    fn sum(&self) -> f64 {
+        self.device + self.copies + self.host + self.compiles + self.validation
+    }
+
+    /// What is none of the others: metrics, checkpoints.
     pub(crate) fn other(&self) -> f64 {
-        (self.whole - self.device - self.copies - self.host - self.compiles).max(0.0)
+        (self.whole - self.sum()).max(0.0)
     }
 }
 
@@ -113,7 +119,9 @@ fn split(run: &Run) -> Split {
     if n < 1.0 {
         return Split::default();
     }
-    let mean = |column: &[f64]| column[begin + 1..].iter().filter(|x| x.is_finite()).sum::<f64>() / n;
+    let mean =
+        |column: &[f64]| column[begin + 1..].iter().filter(|x| x.is_finite()).fold(0.0, |sum, x| sum + x) / n;
+    let validations = steps.validations.iter().rev().take_while(|v| v.step > steps.step[begin] + 1);
     let copies = mean(&steps.copy_us);
     let split = Split {
         whole: 0.0,
@@ -121,11 +129,11 @@ fn split(run: &Run) -> Split {
         copies,
         host: mean(&steps.host_us),
         compiles: mean(&steps.compile_wait_us),
+        validation: validations.map(|v| v.eval_us).filter(|us| us.is_finite()).fold(0.0, |sum, us| sum + us) / n,
     };
     // Runs of before times were kept have no whole but the sum.
-    let sum = split.device + split.copies + split.host + split.compiles;
     let whole = last.saturating_sub(steps.time_us[begin]) as f64 / n;
-    Split { whole: whole.max(sum), ..split }
+    Split { whole: whole.max(split.sum()), ..split }
 }
 
 /// A number in few digits.

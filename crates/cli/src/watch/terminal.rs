@@ -23,9 +23,7 @@ impl Screen {
     ///
     /// If standard error is no terminal, or there is none to read keys from; with `instead` as what to do.
     pub(crate) fn open(what: &str, instead: &str) -> anyhow::Result<Screen> {
-        if !stderr().is_terminal() {
-            bail!("{what} needs a terminal, and standard error is none: {instead}");
-        }
+        check(what, instead)?;
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let print = std::panic::take_hook();
@@ -40,10 +38,20 @@ impl Screen {
         *open = true;
         drop(open);
         // From here on it is closed again if anything fails.
-        let screen = Screen { terminal: Terminal::new(CrosstermBackend::new(Frames(Vec::new())))? };
-        execute!(Frames(Vec::new()), terminal::EnterAlternateScreen, cursor::Hide)?;
+        let mut screen = Screen { terminal: Terminal::new(CrosstermBackend::new(Frames(Vec::new())))? };
+        // `Terminal::clear` would ask for the cursor's place on standard output, which may be a file.
+        let clear = terminal::Clear(terminal::ClearType::All);
+        execute!(screen.terminal.backend_mut(), terminal::EnterAlternateScreen, clear, cursor::Hide)?;
         Ok(screen)
     }
+}
+
+/// Refuses where there is no terminal, before anything else is done.
+pub(crate) fn check(what: &str, instead: &str) -> anyhow::Result<()> {
+    if !stderr().is_terminal() {
+        bail!("{what} needs a terminal, and standard error is none: {instead}");
+    }
+    Ok(())
 }
 
 impl Drop for Screen {
