@@ -202,7 +202,7 @@ impl Run {
                 let is_alive = match lock {
                     Lock::Held => true,
                     // It may have begun after the look at the lock.
-                    Lock::Free => *time_us >= looked_us,
+                    Lock::Free => (looked_us..=now_us()).contains(time_us),
                     // Where a file system has no locks, who writes is alive.
                     Lock::Unknown => ago(self.steps.last_time_us().max(*time_us)) < SILENCE,
                 };

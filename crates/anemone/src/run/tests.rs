@@ -85,6 +85,11 @@ fn what_was_said_long_ago_does_not_hold_for_ever() {
     assert_eq!(Run::open(path).unwrap().state(), &State::Starting, "somebody goes on with it");
     lock.unlock().unwrap();
     assert_eq!(Run::open(path).unwrap().state(), &State::Finished);
+
+    // A clock that has been set back makes no process live.
+    let record = Record { time_us: now_us() + 60_000_000, step: 1, event: started() };
+    fs::write(path.join(EVENTS), serde_json::to_string(&record).unwrap() + "\n").unwrap();
+    assert_eq!(Run::open(path).unwrap().state(), &State::Killed);
 }
 
 #[test]

@@ -236,7 +236,7 @@ fn engine(frame: &mut Frame, area: Rect, run: &Run, figures: &Figures) {
     rows.push(("rate", steps.lr.last().map_or("-".into(), |&x| short(x))));
     if let Some(p) = run.process() {
         rows.push(("size", format!("{} parameters", count(p.n_params as u64))));
-        rows.push(("numbers", p.arithmetic.clone()));
+        rows.push(("numbers", p.arithmetic.split(',').next().unwrap_or_default().to_string()));
     }
     let lines: Vec<Line> = rows.into_iter().map(|(name, value)| Line::raw(format!("{name:<10}{value}"))).collect();
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" engine ")), area);

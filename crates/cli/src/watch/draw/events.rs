@@ -22,8 +22,9 @@ struct Entry {
 /// The last events, the newest at the bottom.
 pub(super) fn events(frame: &mut Frame, area: Rect, run: &Run, now_us: u64) {
     let n = usize::from(area.height.saturating_sub(2));
-    let mut entries: Vec<Entry> = run.events().iter().rev().take(n).map(of_journal).collect();
-    entries.extend(of_steps(run, n));
+    let mut entries = of_steps(run, n);
+    let events = run.events();
+    entries.extend(events[events.len().saturating_sub(n)..].iter().map(of_journal));
     entries.sort_by_key(|e| (e.time_us, e.step));
     let lines: Vec<Line> = entries[entries.len().saturating_sub(n)..]
         .iter()

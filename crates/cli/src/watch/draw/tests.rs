@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::Path;
 
-const BEGIN_US: u64 = 1_800_000_000_000_000;
+const BEGIN_US: u64 = 1_700_000_000_000_000;
 const STEP_US: u64 = 10_000;
 const N_STEPS: u64 = 600;
 /// The step at which the process was replaced.
@@ -128,7 +128,7 @@ fn a_run_that_ended_says_how() {
     assert!(killed.contains("demo  killed  step 600 of 1,000  60 %  2 s ago"), "{killed}");
     assert!(killed.contains("has not said why"), "{killed}");
     let events = fs::read_to_string(path.join(EVENTS)).unwrap();
-    let failed = "{\"time_us\":1800000006000000,\"step\":600,\"event\":\"failed\",\"error\":\"no luck\"}\n";
+    let failed = "{\"time_us\":1700000006000000,\"step\":600,\"event\":\"failed\",\"error\":\"no luck\"}\n";
     fs::write(path.join(EVENTS), events + failed).unwrap();
     let failed = head(&Run::open(&path).unwrap());
     assert!(failed.contains("demo  failed") && failed.contains("no luck"), "{failed}");
