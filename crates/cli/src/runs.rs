@@ -144,7 +144,7 @@ fn table(rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
         });
         let speed = match (row.examples_per_second, &row.examples_are) {
             (Some(n), Some(what)) => format!("{} {what}/s", count(n as u64)),
-            _ => dash(),
+            _ => row.steps_per_second.map_or_else(dash, |n| format!("{} steps/s", short(n))),
         };
         let heard = row.heard.map(|at| format!("{} ago", long(Duration::from_secs_f64((now - at).max(0.0)))));
         [
