@@ -111,9 +111,12 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let ended = run.train();
     // Before anything is printed.
     let is_view_wanted = run.close_views();
-    let ended = ended.and_then(|ended| match ended {
-        Ended::Finished => run.finish(args.json, out).map(|()| Ended::Finished),
-        other => Ok(other),
+    let mut report = String::new();
+    let ended = ended.and_then(|ended| {
+        if let Ended::Finished = ended {
+            report = run.finish(args.json)?;
+        }
+        Ok(ended)
     });
     let event = match &ended {
         Ok(Ended::Finished) => Happened::Finished { converged: run.converged },
@@ -129,7 +132,9 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
             run.progress.say(&format!("restart at step {}: {why}", run.trainer.n_steps()));
             // What a device has loaded and written would outlive this process's memory.
             drop(run);
-            return Err(replace_process(&folder, is_view_wanted));
+            let e = replace_process(&folder, is_view_wanted);
+            note_failure(&folder, &e);
+            return Err(e);
         }
         Ended::Interrupted => {
             bail!(
@@ -140,6 +145,7 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         }
     }
     noted?;
+    out.write_all(report.as_bytes())?;
     Ok(Outcome::Clean)
 }
 
@@ -413,8 +419,8 @@ impl Run {
         Ok(save_safetensors(&self.dir.best(), &self.trainer.weights(), &metadata)?)
     }
 
-    /// Leaves weights and report, and prints it.
-    fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    /// Leaves weights and report, and gives what to print of it.
+    fn finish(&mut self, json: bool) -> anyhow::Result<String> {
         let report = Report { machine: Some(Machine::this().to_string()), ..self.trainer.report()? };
         self.converged = report.converged;
         if let Some(validation) = report.validation.as_ref().filter(|v| v.best) {
@@ -425,13 +431,10 @@ impl Run {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         write_atomically(&self.dir.report(), text.as_bytes())?;
         if json {
-            out.write_all(text.as_bytes())?;
-        } else {
-            writeln!(out, "{report}")?;
-            let best = if report.best.is_some() { ", best.safetensors" } else { "" };
-            writeln!(out, "\nWritten to {}: weights.safetensors{best}, report.json, metrics.jsonl", self.dir)?;
+            return Ok(text);
         }
-        Ok(())
+        let best = if report.best.is_some() { ", best.safetensors" } else { "" };
+        Ok(format!("{report}\n\nWritten to {}: weights.safetensors{best}, report.json, metrics.jsonl\n", self.dir))
     }
 }
 
