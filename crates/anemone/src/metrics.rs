@@ -1,8 +1,9 @@
 //! The metrics log: one JSON object a line, one line a step, in step with the checkpoint.
 //!
-//! The trainer's lines are [`StepReport`](crate::train::StepReport)s: `step`, `loss`, `lr`, times, counters; on the last
-//! step of an update `gradient_norm`; where the validation data was looked at `validation`, an object with `loss`,
-//! `accuracy` for classes, `n_targets`, `n_batches` and `best`.
+//! The trainer's lines are [`StepReport`](crate::train::StepReport)s: `step`, `time_us`, `loss`, `lr`, times, counters;
+//! on the last step of an update `gradient_norm`; where kernels were compiled `compiled`; where the validation data was
+//! looked at `validation`, an object with `loss`, `accuracy` for classes, `n_targets`, `n_batches` and `best`.
+//! `docs/metrics.md` has all of it. [`Run`](crate::run::Run) reads it.
 
 use crate::{Error, Result, file};
 use serde::{Deserialize, Serialize};
@@ -11,12 +12,16 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// When this many bytes wait, they are written without being asked for.
 const N_BUFFER_BYTES: usize = 1 << 16;
 
-/// A log of metrics open for appending. Lines wait in memory until [`MetricsLog::flush`], until they are many, or
-/// until the log is dropped, which cannot report an error.
+/// When the last writing was so long ago, the next line is written at once, so that whoever watches sees it.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// A log of metrics open for appending. Lines wait in memory until [`MetricsLog::flush`], until they are many, until
+/// one comes a tenth of a second after the last writing, or until the log is dropped, which cannot report an error.
 ///
 /// Every line is a JSON object with an unsigned integer `step`, higher than the one before. JSON has no infinities
 /// and no NaN: such a number becomes `null`.
@@ -28,6 +33,7 @@ pub struct MetricsLog {
     n_written: u64,
     /// Whole lines that are not in the file yet.
     waiting: Vec<u8>,
+    written_at: Instant,
     last_step: Option<u64>,
 }
 
@@ -54,6 +60,14 @@ struct Line {
 fn step_of(line: &[u8]) -> Option<u64> {
     // Serde would also take an array for a struct.
     line.starts_with(b"{").then(|| serde_json::from_slice::<Line>(line).ok())?.map(|line| line.step)
+}
+
+/// The step of an object that begins with it, as those of the trainer do: without reading all of it.
+fn leading_step(object: &[u8]) -> Option<u64> {
+    let rest = object.strip_prefix(b"{\"step\":")?;
+    let n_digits = rest.iter().position(|b| !b.is_ascii_digit())?;
+    let step = std::str::from_utf8(&rest[..n_digits]).ok()?.parse().ok()?;
+    matches!(rest[n_digits], b',' | b'}').then_some(step)
 }
 
 impl MetricsLog {
@@ -127,7 +141,8 @@ impl MetricsLog {
         let failed = |e| Error::io("open the metrics log", path, e);
         let file = File::options().append(true).open(path).map_err(failed)?;
         let n_written = file.metadata().map_err(failed)?.len();
-        Ok(MetricsLog { path: path.to_path_buf(), file, n_written, waiting: Vec::new(), last_step })
+        let written_at = Instant::now();
+        Ok(MetricsLog { path: path.to_path_buf(), file, n_written, waiting: Vec::new(), written_at, last_step })
     }
 
     /// Adds a line.
@@ -139,7 +154,7 @@ impl MetricsLog {
     pub fn append(&mut self, line: &impl Serialize) -> Result<()> {
         let refuse = |why: String| Error::config(format!("metrics log `{}`: {why}", self.path.display()));
         let json = serde_json::to_vec(line).map_err(|e| refuse(format!("a line does not become JSON: {e}")))?;
-        let Some(step) = step_of(&json) else {
+        let Some(step) = leading_step(&json).or_else(|| step_of(&json)) else {
             let json = String::from_utf8_lossy(&json);
             return Err(refuse(format!("a line must be an object with an unsigned integer `step`, not {json}")));
         };
@@ -151,7 +166,8 @@ impl MetricsLog {
         self.last_step = Some(step);
         self.waiting.extend(json);
         self.waiting.push(b'\n');
-        if self.waiting.len() >= N_BUFFER_BYTES { self.flush() } else { Ok(()) }
+        let is_due = self.waiting.len() >= N_BUFFER_BYTES || self.written_at.elapsed() >= FRESH;
+        if is_due { self.flush() } else { Ok(()) }
     }
 
     /// Hands the waiting lines to the operating system: other processes see them.
@@ -160,6 +176,7 @@ impl MetricsLog {
     ///
     /// If writing fails. No line is lost: the file keeps whole lines, and the next flush tries again with the rest.
     pub fn flush(&mut self) -> Result<()> {
+        self.written_at = Instant::now();
         if let Err(e) = self.file.write_all(&self.waiting) {
             // Part of a line may be in the file. Should it not go away either, the first error is the one to report.
             let _ = self.file.set_len(self.n_written);
@@ -209,6 +226,8 @@ mod tests {
     fn lines_wait_until_flushed_and_go_on_after_resume() {
         let (_folder, path) = log_of("an older log\n");
         let mut log = MetricsLog::create(&path).unwrap();
+        // However slow this machine is.
+        log.written_at += Duration::from_secs(3600);
         for step in 0..3 {
             log.append(&json!({ "step": step, "loss": 0.5 })).unwrap();
         }
@@ -230,9 +249,19 @@ mod tests {
     }
 
     #[test]
+    fn a_line_after_a_pause_is_written_unasked() {
+        let (_folder, path) = log_of("");
+        let mut log = MetricsLog::create(&path).unwrap();
+        std::thread::sleep(FRESH);
+        log.append(&json!({ "step": 0 })).unwrap();
+        assert_eq!(text(&path), "{\"step\":0}\n");
+    }
+
+    #[test]
     fn many_lines_are_written_unasked() {
         let (_folder, path) = log_of("");
         let mut log = MetricsLog::create(&path).unwrap();
+        log.written_at += Duration::from_secs(3600);
         for step in 0..2000 {
             log.append(&json!({ "step": step, "text": "0123456789012345678901234567890123456789" })).unwrap();
         }

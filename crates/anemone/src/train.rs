@@ -20,9 +20,11 @@ use crate::params::{self, ParamSpec};
 use crate::pretrained;
 use crate::random::Random;
 use crate::report::{Best, Report, Stats, Validation};
+use crate::run::now_us;
 use crate::soft::threads;
 use crate::weights_file::NamedTensor;
 use anemone_mil::ir::DType;
+pub use compiling::Compiled;
 use compiling::{Coming, Cut};
 pub use evaluate::Evaluator;
 use evaluate::Forward;
@@ -65,6 +67,8 @@ pub struct Trainer {
     kernels: Option<Kernels>,
     /// Kernels for the next batch but one.
     background: Option<Coming>,
+    /// Compiles that no step has reported yet.
+    compiled: Vec<Compiled>,
     batch: Batch,
     state: State,
     /// The step at which this process began, and the compiles of the device that are not this run's or are in its
@@ -130,6 +134,8 @@ pub enum Event {
 pub struct StepReport {
     /// The index of the step, from 0.
     pub step: u64,
+    /// When it ended, as Unix time in microseconds.
+    pub time_us: u64,
     /// The loss before the step's update.
     pub loss: f32,
     /// Updates done after this step.
@@ -149,15 +155,35 @@ pub struct StepReport {
     pub gradient_norm: Option<f64>,
     /// Time the device took, copies to and from it included, in microseconds.
     pub device_us: f64,
+    /// The part of it in copies, in microseconds.
+    pub copy_us: f64,
     /// Time the host took, in microseconds.
     pub host_us: f64,
     /// Time this step waited for compiles, in microseconds.
     pub compile_wait_us: f64,
     /// Compiles of the whole run so far.
     pub compiles: u64,
+    /// Compiles that ended since the step before, with their times.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub compiled: Vec<Compiled>,
+    /// Device calls that failed since the step before and were repeated.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u64,
+    /// Time the host took to look at the validation data, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_us: Option<f64>,
     /// What the weights do on the validation data, where it was time to look.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// Seconds in microseconds, to the nanosecond: more digits would be of no clock.
+fn micros(seconds: f64) -> f64 {
+    (seconds * 1e9).round() / 1e3
 }
 
 impl Trainer {
@@ -207,6 +233,7 @@ impl Trainer {
             compiler,
             kernels: None,
             background: None,
+            compiled: Vec::new(),
             batch: Batch::default(),
             state: State {
                 step: 0,
@@ -271,6 +298,7 @@ impl Trainer {
         self.finished = state.step >= self.config.train.steps || self.converged(state.last_loss);
         self.kernels = None;
         self.background = None;
+        self.compiled.clear();
         self.batch = Batch { kernel_update: state.update, ..Batch::default() };
         self.state = state;
         self.state.stats.resumed_at.push(self.begun_at);
@@ -294,6 +322,7 @@ impl Trainer {
             return Ok(Event::Finished);
         }
         let mut waited = self.state.stats.compile_wait_s;
+        let n_retries = self.state.stats.n_retries;
         if self.at_boundary() && self.out_of_compiles() {
             return self.restart("the budget of compiles is spent".into());
         }
@@ -332,6 +361,7 @@ impl Trainer {
         let gradient_norm = if ends { self.end_batch(lr)? } else { None };
         let wait_s = self.state.stats.compile_wait_s - before;
         let step_s = started.elapsed().as_secs_f64() - wait_s;
+        let eval_s = self.state.stats.eval_s;
         let validation = if ends && self.is_validated_after(first) { self.validate()? } else { None };
         self.state.stats.device_s += device_s;
         self.state.stats.host_s += step_s - device_s;
@@ -340,6 +370,7 @@ impl Trainer {
         self.state.stats.gradients_hidden_s += times.gradients_hidden.as_secs_f64();
         Ok(Event::Step(StepReport {
             step,
+            time_us: now_us(),
             loss,
             update: self.state.update,
             staleness,
@@ -348,10 +379,14 @@ impl Trainer {
             lr,
             loss_scale,
             gradient_norm,
-            device_us: device_s * 1e6,
-            host_us: (step_s - device_s) * 1e6,
-            compile_wait_us: (wait_s + waited) * 1e6,
+            device_us: micros(device_s),
+            copy_us: micros(times.copies.as_secs_f64()),
+            host_us: micros(step_s - device_s),
+            compile_wait_us: micros(wait_s + waited),
             compiles: self.n_compiles(),
+            compiled: std::mem::take(&mut self.compiled),
+            retries: self.state.stats.n_retries - n_retries,
+            eval_us: validation.as_ref().map(|_| micros(self.state.stats.eval_s - eval_s)),
             validation,
         }))
     }
@@ -370,6 +405,16 @@ impl Trainer {
     /// What a step does where.
     pub fn plan(&self) -> &Description {
         self.plan.description()
+    }
+
+    /// The element type of the programs' inputs and outputs.
+    pub fn io(&self) -> Io {
+        self.state.io
+    }
+
+    /// Elements of all parameters.
+    pub fn n_params(&self) -> usize {
+        self.params.iter().map(Vec::len).sum()
     }
 
     /// What it runs on.
@@ -441,7 +486,6 @@ impl Trainer {
         let validation = self.validate()?;
         let params: Vec<&[f32]> = self.params.iter().map(Vec::as_slice).collect();
         let evaluation = self.forward.first_batch(&params, &mut *self.data)?;
-        let n_params = self.params.iter().map(Vec::len).sum();
         Ok(Report {
             machine: None,
             device: self.device.name(),
@@ -459,7 +503,7 @@ impl Trainer {
             stats: self.stats(),
             device_flops_per_step: self.plan.description().device_flops,
             host_flops_per_step: self.plan.description().host_flops,
-            n_params,
+            n_params: self.n_params(),
             evaluation,
             validation,
             best: self.state.best.clone(),

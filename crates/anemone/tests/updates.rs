@@ -112,7 +112,17 @@ fn through_a_file(checkpoint: &Checkpoint) -> Checkpoint {
 /// A step's line in the metrics, without what a clock and a new process change. In JSON, no number that is not
 /// finite differs from itself.
 fn timeless(step: &StepReport) -> String {
-    let step = StepReport { device_us: 0.0, host_us: 0.0, compile_wait_us: 0.0, compiles: 0, ..step.clone() };
+    let step = StepReport {
+        time_us: 0,
+        device_us: 0.0,
+        copy_us: 0.0,
+        host_us: 0.0,
+        compile_wait_us: 0.0,
+        compiles: 0,
+        compiled: Vec::new(),
+        eval_us: step.eval_us.map(|_| 0.0),
+        ..step.clone()
+    };
     serde_json::to_string(&step).unwrap()
 }
 

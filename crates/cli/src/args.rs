@@ -12,6 +12,8 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Examples:
   anemone train                        train the preset `tiny`, a two-layer network
+  anemone watch runs/tiny              how is it going?
+  anemone runs                         what was trained here, and how did it end?
   anemone eval runs/tiny               how good are its weights?
   anemone generate runs/shakespeare    text from it, if it predicts tokens
   anemone import gpt2                  a model of Hugging Face's, to train further
@@ -52,6 +54,8 @@ fn instructions() -> impl TypedValueParser<Value = Instructions> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Train(Train),
+    Watch(Watch),
+    Runs(Runs),
     Eval(Eval),
     Generate(Generate),
     Import(Import),
@@ -95,7 +99,9 @@ Exit codes:
   0    trained to the end
   1    failed; what was saved can be resumed
   2    the command line is wrong
-  130  interrupted twice")]
+  130  interrupted twice
+
+SIGTERM and SIGHUP do what Ctrl-C does: the run is saved, and can be resumed.")]
 pub(crate) struct Train {
     /// A preset (tiny, digits, digits-convnet, shakespeare), or the path of a configuration (`*.toml`); with --resume,
     /// by default the run's own
@@ -195,6 +201,14 @@ pub(crate) struct Train {
     #[arg(long, hide = true)]
     pub(crate) restarted: bool,
 
+    /// Show the run on the whole terminal while it goes; `?` there says what keys do. See also `anemone watch`
+    #[arg(long, conflicts_with_all = ["quiet", "plan"])]
+    pub(crate) tui: bool,
+
+    /// Write the metrics as event files for TensorBoard too, into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tensorboard: Option<PathBuf>,
+
     /// Print the final report, or the plan, as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -206,6 +220,50 @@ pub(crate) struct Train {
     /// Make device calls fail on purpose; see below. Holds for this call alone
     #[arg(long, value_name = "FAULTS")]
     pub(crate) inject: Option<Faults>,
+}
+
+/// Watch a run on the terminal, while it trains or after it: curves, where time goes, what happened
+///
+/// Reads the run's folder and changes nothing in it, so it works beside the process that trains, over ssh, and any
+/// number of times at once. Keys: q leaves, l shows the loss on a logarithmic scale, ? helps.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone watch runs/shakespeare
+  ssh -t studio anemone watch runs/shakespeare
+
+Exit codes:
+  0  left with a key or a signal
+  1  there is no such run, or no terminal
+  2  the command line is wrong")]
+pub(crate) struct Watch {
+    /// The folder of a run
+    #[arg(value_name = "RUN")]
+    pub(crate) run: PathBuf,
+}
+
+/// List runs: state, model, steps, losses, speed, age
+///
+/// States: untrained (imported, or just being made), starting, running, restarting, finished, interrupted (saved on
+/// request), failed, killed (the process is gone and has not said why).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone runs
+  anemone runs --json | jq -r '.[] | select(.state == \"failed\") | .path'
+
+Exit codes:
+  0  listed, be it none
+  1  there is no such folder
+  2  the command line is wrong")]
+pub(crate) struct Runs {
+    /// The folder of the runs' folders, or a run's folder
+    #[arg(value_name = "DIR", default_value = crate::run_dir::RUNS)]
+    pub(crate) folder: PathBuf,
+
+    /// Print a JSON array with an object for each
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Evaluate a run's weights on its validation data: loss and, for classes, accuracy

@@ -16,8 +16,11 @@ mod npy;
 mod progress;
 mod run;
 mod run_dir;
+mod runs;
 mod source;
+mod tensorboard;
 mod train;
+mod watch;
 
 use args::{Args, Command};
 use clap::Parser;
@@ -74,6 +77,8 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(args, out),
         Command::Inspect(args) => inspect::run(args, out),
         Command::Run(args) => run::run(args, out),
+        Command::Watch(args) => watch::run(args),
+        Command::Runs(args) => runs::run(args, out),
     }
 }
 

@@ -1,24 +1,20 @@
 //! The folder of a run: which one it is, what lies where in it, and that only one process trains in it.
 
+pub(crate) use anemone::run::{BEST, CHECKPOINT, CONFIG, TOKENIZER, WEIGHTS};
+use anemone::run::{LOCK, METRICS, REPORT};
 use anyhow::{Context, bail};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The folder in which runs get folders of their own.
-const RUNS: &str = "runs";
+pub(crate) const RUNS: &str = "runs";
 
-/// The name of a run's configuration in its folder.
-pub(crate) const CONFIG: &str = "config.toml";
-/// That of its final weights.
-pub(crate) const WEIGHTS: &str = "weights.safetensors";
-/// That of the weights of the lowest validation loss.
-pub(crate) const BEST: &str = "best.safetensors";
-/// That of what turns text into its tokens.
-pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// That of its last checkpoint.
-pub(crate) const CHECKPOINT: &str = "checkpoint.anemone";
+/// How long to try for the lock. Who looks at a run holds it for a moment; who trains, for longer than this.
+const N_TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// A run's folder, locked as long as this lives.
 pub(crate) struct RunDir {
@@ -71,13 +67,16 @@ impl RunDir {
     }
 
     fn lock(path: PathBuf, resumed: bool) -> anyhow::Result<RunDir> {
-        let lock_path = path.join("lock");
+        let lock_path = path.join(LOCK);
         let lock = File::create(&lock_path).with_context(|| format!("create `{}`", lock_path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another process is training in `{}`", path.display()),
-            // Some file systems have no locks; the run is no worse off than without.
-            Err(TryLockError::Error(_)) => {}
+        let mut n_left = N_TRIES;
+        while let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            // Other errors: some file systems have no locks; the run is no worse off than without.
+            n_left -= 1;
+            if n_left == 0 {
+                bail!("another process is training in `{}`", path.display());
+            }
+            std::thread::sleep(PAUSE);
         }
         Ok(RunDir { path, resumed, _lock: lock })
     }
@@ -100,7 +99,7 @@ impl RunDir {
     }
 
     pub(crate) fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+        self.path.join(METRICS)
     }
 
     pub(crate) fn weights(&self) -> PathBuf {
@@ -117,7 +116,7 @@ impl RunDir {
     }
 
     pub(crate) fn report(&self) -> PathBuf {
-        self.path.join("report.json")
+        self.path.join(REPORT)
     }
 }
 

@@ -4,6 +4,8 @@
 use crate::engine::{self, Machine};
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir};
+use crate::tensorboard::Board;
+use crate::watch::{self, Live, terminal};
 use crate::{Outcome, args};
 use anemone::checkpoint::Checkpoint;
 use anemone::clock::Comparison;
@@ -11,6 +13,7 @@ use anemone::config::{Config, PRESETS, Strategy};
 use anemone::file::write_atomically;
 use anemone::metrics::MetricsLog;
 use anemone::report::Validation;
+use anemone::run::{Happened, Journal, Process};
 use anemone::train::{Description, Event};
 use anemone::weights_file::save_safetensors;
 use anemone::{Report, Trainer, device};
@@ -30,6 +33,41 @@ const DEFAULT_PRESET: &str = "tiny";
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let result = train(args, out);
+    if let (Err(e), true, Some(folder)) = (&result, args.restarted, &args.run_dir) {
+        note_failure(folder, e);
+    }
+    result
+}
+
+/// Where a process did not come to train, though the run's journal says that it would, puts the reason there.
+fn note_failure(folder: &Path, error: &anyhow::Error) {
+    let Ok(run) = anemone::Run::open(folder) else { return };
+    let is_ours = |event: &Happened| match event {
+        Happened::Restart { .. } | Happened::Warning { .. } => true,
+        Happened::Started(process) => process.pid == std::process::id(),
+        _ => false,
+    };
+    if let Some(last) = run.events().last().filter(|last| is_ours(&last.event))
+        && let Ok(mut journal) = Journal::open(folder)
+    {
+        // The error itself is reported in any case.
+        let _ = journal.record(last.step, Happened::Failed { error: format!("{error:#}") });
+    }
+}
+
+/// What the first Ctrl-C asks for; the second ends the process.
+fn interrupt() {
+    if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        terminal::restore();
+        std::process::exit(130);
+    }
+}
+
+fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    if args.tui {
+        terminal::check(watch::TUI.0, watch::TUI.1)?;
+    }
     let name = run_name(args)?;
     let to_resume = args.resume.then(|| RunDir::to_resume(args.run_dir.as_deref(), &name));
     let config = configuration(args, to_resume.as_deref())?;
@@ -45,6 +83,11 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
         // The checkpoint has all weights.
         first.train.init_weights = None;
     }
+    // The lock first where there is a folder, so that whoever watches a restart sees it go on.
+    let mut dir = None;
+    if let Some(folder) = to_resume.as_ref().filter(|folder| folder.exists() && !args.plan) {
+        dir = Some(RunDir::resume(folder.clone())?);
+    }
     let trainer = Trainer::new(&first, device::open(&options)?)?;
     if args.plan {
         if args.json {
@@ -55,29 +98,46 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
         }
         return Ok(Outcome::Clean);
     }
-    let dir = match to_resume {
-        Some(path) => RunDir::resume(path)?,
-        None => RunDir::create(args.run_dir.as_deref(), &name)?,
+    let dir = match (dir, to_resume) {
+        (Some(dir), _) => dir,
+        (None, Some(path)) => RunDir::resume(path)?,
+        (None, None) => RunDir::create(args.run_dir.as_deref(), &name)?,
     };
     // Without a handler, Ctrl-C ends the process; the last checkpoint is there all the same.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    });
+    let _ = ctrlc::set_handler(interrupt);
     let mut progress = Progress::new(args.quiet);
     if let Some(why) = why {
         progress.say(&format!("device     {why}"));
     }
-    let mut run = Run::start(config, trainer, dir, progress)?;
+    let folder = dir.path().to_path_buf();
+    let mut run = Run::start(config, trainer, dir, progress, args).inspect_err(|e| note_failure(&folder, e))?;
     let ended = run.train();
-    run.progress.end();
+    // Before anything is printed.
+    let is_view_wanted = run.close_views();
+    let mut report = String::new();
+    let ended = ended.and_then(|ended| {
+        if let Ended::Finished = ended {
+            report = run.finish(args.json)?;
+        }
+        Ok(ended)
+    });
+    let event = match &ended {
+        Ok(Ended::Finished) => Happened::Finished { converged: run.converged },
+        Ok(Ended::Restart(why)) => Happened::Restart { why: why.clone() },
+        Ok(Ended::Interrupted) => Happened::Interrupted,
+        Err(e) => Happened::Failed { error: format!("{e:#}") },
+    };
+    let noted = run.journal.record(run.trainer.n_steps(), event);
     match ended? {
-        Ended::Finished => run.finish(args.json, out),
-        Ended::Restart => {
+        Ended::Finished => {}
+        Ended::Restart(why) => {
+            noted?;
+            run.progress.say(&format!("restart at step {}: {why}", run.trainer.n_steps()));
             // What a device has loaded and written would outlive this process's memory.
-            drop(run.trainer);
-            Err(replace_process(&run.dir))
+            drop(run);
+            let e = replace_process(&folder, is_view_wanted);
+            note_failure(&folder, &e);
+            return Err(e);
         }
         Ended::Interrupted => {
             bail!(
@@ -87,6 +147,9 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
             )
         }
     }
+    noted?;
+    out.write_all(report.as_bytes())?;
+    Ok(Outcome::Clean)
 }
 
 /// The name of the run: its preset, or its configuration file without the ending.
@@ -196,33 +259,42 @@ struct Run {
     trainer: Trainer,
     metrics: MetricsLog,
     progress: Progress,
+    journal: Journal,
+    live: Option<Live>,
+    board: Option<Board>,
     saved_at: u64,
+    converged: bool,
 }
 
 /// Why training stopped.
 enum Ended {
     Finished,
-    Restart,
+    Restart(String),
     Interrupted,
 }
 
 impl Run {
     /// Resumes the run where there is something to resume.
-    fn start(config: Config, mut trainer: Trainer, dir: RunDir, mut progress: Progress) -> anyhow::Result<Run> {
+    fn start(
+        config: Config,
+        mut trainer: Trainer,
+        dir: RunDir,
+        mut progress: Progress,
+        args: &args::Train,
+    ) -> anyhow::Result<Run> {
         progress.say(&format!("run folder {dir}"));
         progress.say(&format!("device     {}", trainer.device().name()));
         let checkpoint = dir.checkpoint();
-        let metrics = if checkpoint.exists() {
+        let is_resumed = checkpoint.exists();
+        let mut warnings = Vec::new();
+        let metrics = if is_resumed {
             let loaded = Checkpoint::load(&checkpoint)?;
             trainer.resume(&loaded).with_context(|| format!("resume `{}`", checkpoint.display()))?;
             progress.say(&format!("resumed at step {}", trainer.n_steps()));
             let resumed = MetricsLog::resume(&dir.metrics(), trainer.n_steps())?;
             for gap in &resumed.missing {
-                progress.warn(&format!(
-                    "metrics.jsonl lacks steps {} to {}",
-                    gap.start,
-                    gap.end.saturating_sub(1)
-                ));
+                let last = gap.end.saturating_sub(1);
+                warnings.push(format!("metrics.jsonl lacks steps {} to {last}", gap.start));
             }
             resumed.log
         } else {
@@ -236,11 +308,54 @@ impl Run {
             write_atomically(&dir.tokenizer(), tokenizer.to_json()?.as_bytes())?;
         }
         if trainer.io_fell_back() {
-            progress.warn("the device refuses fp32 inputs and outputs; going on with fp16, converted on the host");
+            let what = "the device refuses fp32 inputs and outputs; going on with fp16, converted on the host";
+            warnings.push(what.into());
         }
-        progress.begin(trainer.n_steps(), config.train.steps, trainer.examples());
         let saved_at = trainer.n_steps();
-        Ok(Run { dir, config, trainer, metrics, progress, saved_at })
+        let mut journal = Journal::open(dir.path())?;
+        journal.record(
+            saved_at,
+            Happened::Started(Box::new(Process {
+                machine: Machine::this().to_string(),
+                resumed: is_resumed,
+                restarted: args.restarted,
+                ..Process::this(&trainer)
+            })),
+        )?;
+        for message in warnings {
+            progress.warn(&message);
+            journal.record(saved_at, Happened::Warning { message })?;
+        }
+        let board = match &args.tensorboard {
+            Some(folder) => Some(Board::open(dir.path(), folder, saved_at)?),
+            None => None,
+        };
+        let live = if args.tui { Some(Live::open(dir.path(), interrupt)?) } else { None };
+        if live.is_none() {
+            progress.begin(trainer.n_steps(), config.train.steps, trainer.examples());
+        }
+        let converged = false;
+        Ok(Run { dir, config, trainer, metrics, progress, journal, live, board, saved_at, converged })
+    }
+
+    /// Shows progress again where the view was closed.
+    fn leave_view(&mut self) {
+        if let Some(trouble) = self.live.take().and_then(Live::close) {
+            self.progress.warn(&trouble);
+        }
+        self.progress.begin(self.trainer.n_steps(), self.config.train.steps, self.trainer.examples());
+    }
+
+    /// Leaves the terminal as it was, and says whether there was a view until now.
+    fn close_views(&mut self) -> bool {
+        self.progress.end();
+        let live = self.live.take();
+        let is_view_wanted = live.as_ref().is_some_and(|live| !live.is_closed());
+        for trouble in [live.and_then(Live::close), self.board.take().and_then(Board::close)].into_iter().flatten()
+        {
+            self.progress.warn(&trouble);
+        }
+        is_view_wanted
     }
 
     fn train(&mut self) -> anyhow::Result<Ended> {
@@ -248,7 +363,12 @@ impl Run {
             match self.trainer.step() {
                 Ok(Event::Step(step)) => {
                     self.metrics.append(&step)?;
-                    self.progress.step(&step);
+                    if self.live.as_ref().is_some_and(Live::is_closed) {
+                        self.leave_view();
+                    }
+                    if self.live.is_none() {
+                        self.progress.step(&step);
+                    }
                     if let Some(validation) = step.validation.filter(|v| v.best) {
                         self.save_best(&validation)?;
                     }
@@ -272,8 +392,7 @@ impl Run {
                     if INTERRUPTED.load(Ordering::Relaxed) {
                         return Ok(Ended::Interrupted);
                     }
-                    self.progress.say(&format!("restart at step {}: {why}", self.trainer.n_steps()));
-                    return Ok(Ended::Restart);
+                    return Ok(Ended::Restart(why));
                 }
                 Err(e) => {
                     let saved = if self.trainer.at_boundary() && self.trainer.n_steps() > self.saved_at {
@@ -315,9 +434,10 @@ impl Run {
         Ok(save_safetensors(&self.dir.best(), &self.trainer.weights(), &metadata)?)
     }
 
-    /// Leaves weights and report, and prints it.
-    fn finish(&mut self, json: bool, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    /// Leaves weights and report, and gives what to print of it.
+    fn finish(&mut self, json: bool) -> anyhow::Result<String> {
         let report = Report { machine: Some(Machine::this().to_string()), ..self.trainer.report()? };
+        self.converged = report.converged;
         if let Some(validation) = report.validation.as_ref().filter(|v| v.best) {
             self.save_best(validation)?;
         }
@@ -326,20 +446,21 @@ impl Run {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         write_atomically(&self.dir.report(), text.as_bytes())?;
         if json {
-            out.write_all(text.as_bytes())?;
-        } else {
-            writeln!(out, "{report}")?;
-            let best = if report.best.is_some() { ", best.safetensors" } else { "" };
-            writeln!(out, "\nWritten to {}: weights.safetensors{best}, report.json, metrics.jsonl", self.dir)?;
+            return Ok(text);
         }
-        Ok(Outcome::Clean)
+        let best = if report.best.is_some() { ", best.safetensors" } else { "" };
+        Ok(format!("{report}\n\nWritten to {}: weights.safetensors{best}, report.json, metrics.jsonl\n", self.dir))
     }
 }
 
 /// Replaces this process by a new one that resumes the run: same program, same arguments. Comes back only with an
 /// error.
-fn replace_process(dir: &RunDir) -> anyhow::Error {
+fn replace_process(folder: &Path, is_view_wanted: bool) -> anyhow::Error {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if !is_view_wanted {
+        // It was closed, which holds for the new process too.
+        args.retain(|a| a != "--tui");
+    }
     let has = |flag: &str, args: &[OsString]| {
         args.iter().any(|a| a == flag || a.to_str().is_some_and(|a| a.starts_with(&format!("{flag}="))))
     };
@@ -351,7 +472,7 @@ fn replace_process(dir: &RunDir) -> anyhow::Error {
         args.insert(1, "--restarted".into());
     }
     if !has("--run-dir", &args) {
-        args.splice(1..1, ["--run-dir".into(), dir.path().into()]);
+        args.splice(1..1, ["--run-dir".into(), folder.into()]);
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,
@@ -359,8 +480,9 @@ fn replace_process(dir: &RunDir) -> anyhow::Error {
     };
     let error = exec(Command::new(&program).args(&args));
     anyhow!(
-        "restart as `{}`: {error}; the run is saved, go on with `anemone train --resume --run-dir {dir}`",
-        program.display()
+        "restart as `{}`: {error}; the run is saved, go on with `anemone train --resume --run-dir {}`",
+        program.display(),
+        folder.display()
     )
 }
 

@@ -7,12 +7,31 @@ use crate::config::{Config, Io, Strategy};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::Built;
+use crate::run::now_us;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Kernels that were compiled, or could not be. Times are Unix time in microseconds, as those of steps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compiled {
+    /// When it began.
+    pub begin_us: u64,
+    /// When it ended.
+    pub end_us: u64,
+    /// Whether it was done while training went on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
+    /// Whether it failed, so that it was done again in the foreground.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
+}
 
 /// Kernels under way, and what else goes with them.
 pub(super) struct Coming {
     background: Background,
+    /// When they were begun.
+    begin_us: u64,
     /// The update whose weights they get.
     update: u64,
     /// What the host's parts of a step read of the same weights.
@@ -23,8 +42,8 @@ impl Trainer {
     /// Sees to kernels for the next batch, unless training is over.
     pub(super) fn renew_kernels(&mut self, over: bool) -> Result<()> {
         let was_stale = std::mem::take(&mut self.batch.stale);
-        if let Some(Coming { background, update, handed }) = self.background.take() {
-            self.swap(background);
+        if let Some(Coming { background, begin_us, update, handed }) = self.background.take() {
+            self.swap(background, begin_us);
             self.batch.kernel_update = update;
             // Host and kernels go by the same weights.
             self.plan.hand(&mut self.environment, &handed);
@@ -38,10 +57,11 @@ impl Trainer {
         } else if !over && self.overlaps() && !was_stale && self.kernels.is_some() {
             self.prepare()?;
             let weights = self.plan.weights(&self.environment, &self.params);
+            let begin_us = now_us();
             match self.compiler.compile_in_background(weights.into_iter().map(<[f32]>::to_vec).collect()) {
                 Ok(background) => {
                     let handed = self.plan.handed(&self.environment, &self.params);
-                    self.background = Some(Coming { background, update: self.state.update, handed });
+                    self.background = Some(Coming { background, begin_us, update: self.state.update, handed });
                     self.batch.stale = true;
                 }
                 Err(_) => {
@@ -56,7 +76,7 @@ impl Trainer {
     }
 
     /// Takes the kernels compiled meanwhile, which lack the update that was made meanwhile.
-    fn swap(&mut self, background: Background) {
+    fn swap(&mut self, background: Background, begin_us: u64) {
         let start = Instant::now();
         let result = background.finish();
         let waited_s = start.elapsed().as_secs_f64();
@@ -66,6 +86,12 @@ impl Trainer {
         self.state.stats.compile_busy_s += busy_s;
         self.state.stats.compile_hidden_s += (busy_s - waited_s).max(0.0);
         self.state.stats.n_retries += stats.n_retries;
+        self.compiled.push(Compiled {
+            begin_us,
+            end_us: begin_us + stats.busy.as_micros() as u64,
+            background: true,
+            failed: result.is_err(),
+        });
         match result {
             Ok(kernels) => self.kernels = Some(kernels),
             Err(_) => {
@@ -83,15 +109,27 @@ impl Trainer {
 
     pub(super) fn compile_now(&mut self) -> Result<()> {
         self.prepare()?;
+        let begin_us = now_us();
         let start = Instant::now();
         let (result, stats) = self.compiler.compile(&self.plan.weights(&self.environment, &self.params));
         self.state.stats.compile_wait_s += start.elapsed().as_secs_f64();
         self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
         self.state.stats.n_retries += stats.n_retries;
+        self.compiled.push(Compiled { begin_us, end_us: now_us(), background: false, failed: result.is_err() });
         self.kernels = Some(result?);
         self.plan.hand_prepared(&mut self.environment, &self.params);
         self.batch.kernel_update = self.state.update;
         Ok(())
+    }
+
+    /// The most compiles this process can make; `None` for any number.
+    pub fn compile_budget(&self) -> Option<u64> {
+        Some(self.budget()).filter(|&n| n < usize::MAX).map(|n| n as u64)
+    }
+
+    /// Compiles that new kernels take.
+    pub fn n_programs(&self) -> u64 {
+        self.compiler.n_programs() as u64
     }
 
     /// The most compiles this process uses.
