@@ -14,6 +14,7 @@ mod input;
 mod inspect;
 mod npy;
 mod progress;
+mod report;
 mod run;
 mod run_dir;
 mod source;
@@ -66,6 +67,7 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(args, out),
         Command::Inspect(args) => inspect::run(args, out),
         Command::Run(args) => run::run(args, out),
+        Command::Report(args) => report::run(args, out),
     }
 }
 
