@@ -111,10 +111,15 @@ fn n_buckets(runs: &[Run]) -> usize {
     (N_BUCKETS / runs.len().max(1)).clamp(150, 500)
 }
 
-/// Steps over which a curve is smoothed.
+/// Steps over which the loss is smoothed.
 pub(crate) fn smoothing(run: &Run) -> f64 {
     let accumulate = run.config().map_or(1, |c| c.train.accumulate) as f64;
-    (run.steps().len() as f64 / 60.0).max(2.0 * accumulate).round().max(1.0)
+    width(run.steps().len()).max(accumulate)
+}
+
+/// Points over which a curve of so many is smoothed.
+fn width(n_points: usize) -> f64 {
+    (n_points as f64 / 100.0).round().max(1.0)
 }
 
 /// The colour of a kind of curve: among several runs, all of a run have the same.
@@ -163,8 +168,8 @@ fn pale_and_smoothed(runs: &[Run], of: impl Fn(&Run) -> Vec<(f64, f64)>, what: &
         let line = decimate::envelope(&points, n);
         let each = called(runs, &name, &format!("each step's {what}"));
         curves.push(Curve { name: each, colour, style: Style::Faint, line });
-        let line = decimate::means(&decimate::smoothed(&points, smoothing(run)), n);
-        let name = called(runs, &name, &format!("{what}, smoothed"));
+        let line = decimate::means(&decimate::smoothed(&points, width(points.len())), n);
+        let name = called(runs, &name, &format!("smoothed {what}"));
         curves.push(Curve { name, colour, style: Style::Line, line });
     }
     // All that is pale lies behind all that is not.
@@ -186,7 +191,7 @@ fn loss(runs: &[Run]) -> Chart {
     if let [run] = runs
         && !note.is_empty()
     {
-        note += &format!(" Smoothed over some {} steps.", grouped(smoothing(run)));
+        note += &format!(" Smoothed over some {} steps to each side.", grouped(smoothing(run)));
     }
     Chart { id: "loss", title: "Loss", note, unit: Unit::Plain, curves, marks: marks(runs), small: false }
 }
@@ -226,14 +231,14 @@ fn step_time(runs: &[Run]) -> Chart {
         curves.push(Curve { name: called(runs, &name, "each step"), colour: all, style: Style::Faint, line });
         if runs.len() > 1 {
             let line = decimate::means(&total, n / 10);
-            curves.push(Curve { name: format!("{name}, mean"), colour: all, style: Style::Line, line });
+            curves.push(Curve { name: called(runs, &name, "mean"), colour: all, style: Style::Line, line });
             continue;
         }
         let s = run.steps();
         for (what, colour, values) in [
-            ("device, mean", Colour::Device, &s.device_us),
-            ("host, mean", Colour::Host, &s.host_us),
-            ("waiting for compiles, mean", Colour::Wait, &s.compile_wait_us),
+            ("mean device", Colour::Device, &s.device_us),
+            ("mean host", Colour::Host, &s.host_us),
+            ("mean wait for compiles", Colour::Wait, &s.compile_wait_us),
         ] {
             if values.iter().any(|&v| v > 0.0) {
                 let line = decimate::means(&column(run, values), n / 10);

@@ -59,6 +59,11 @@ impl Colour {
         }
     }
 
+    /// Whether its lines are dashed, because another series has the same colour.
+    pub(crate) fn is_dashed(self) -> bool {
+        matches!(self, Colour::Series(i) if i >= SERIES.len())
+    }
+
     /// The light form, as `#rrggbb`; pictures have it.
     pub(crate) fn hex(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! Runs side by side: numbers with their differences, keys of configurations.
 
 use super::figures::{Better, configuration, figures};
-use super::number::significant;
+use super::number::{Unit, significant};
 use anemone::Run;
 
 /// A number of all runs.
@@ -40,7 +40,7 @@ pub(crate) fn rows(runs: &[Run]) -> Vec<Row> {
             text: figure.map_or_else(|| "–".into(), |f| f.show()),
             difference: match (i, values[0], value) {
                 (0, ..) => None,
-                (_, Some(a), Some(b)) => difference(a, *b),
+                (_, Some(a), Some(b)) => difference(a, *b, figure.map_or(Unit::Plain, |f| f.unit)),
                 _ => None,
             },
             is_best: best.is_some() && *value == best,
@@ -62,15 +62,19 @@ fn best(values: &[Option<f64>], better: Better) -> Option<f64> {
     }
 }
 
-/// `b` against `a`, in percent or as a factor.
-fn difference(a: f64, b: f64) -> Option<String> {
+/// `b` against `a`, in percent or as a factor; of shares, in hundredths of the whole.
+fn difference(a: f64, b: f64, unit: Unit) -> Option<String> {
+    let sign = |d: f64| if d < 0.0 { "−" } else { "+" };
+    if unit == Unit::Share && a.is_finite() && b.is_finite() && a != b {
+        return Some(format!("{}{:.1} points", sign(b - a), 100.0 * (b - a).abs()));
+    }
     if !a.is_finite() || !b.is_finite() || a == b || a == 0.0 || (a < 0.0) != (b < 0.0) {
         return None;
     }
     let ratio = b / a;
     Some(match ratio {
         r if !(0.2..5.0).contains(&r) => format!("×{}", significant(r, 3)),
-        r => format!("{}{:.1} %", if r < 1.0 { "−" } else { "+" }, 100.0 * (r - 1.0).abs()),
+        r => format!("{}{:.1} %", sign(r - 1.0), 100.0 * (r - 1.0).abs()),
     })
 }
 
@@ -105,11 +109,12 @@ mod tests {
 
     #[test]
     fn differences_are_percents_or_factors() {
-        assert_eq!(difference(2.0, 1.0).unwrap(), "−50.0 %");
-        assert_eq!(difference(2.0, 3.0).unwrap(), "+50.0 %");
-        assert_eq!(difference(1.0, 20.0).unwrap(), "×20.0");
+        assert_eq!(difference(2.0, 1.0, Unit::Plain).unwrap(), "−50.0 %");
+        assert_eq!(difference(2.0, 3.0, Unit::Micros).unwrap(), "+50.0 %");
+        assert_eq!(difference(1.0, 20.0, Unit::Plain).unwrap(), "×20.0");
+        assert_eq!(difference(0.5, 0.375, Unit::Share).unwrap(), "−12.5 points");
         for (a, b) in [(0.0, 1.0), (1.0, 1.0), (1.0, f64::NAN), (-1.0, 1.0)] {
-            assert_eq!(difference(a, b), None);
+            assert_eq!(difference(a, b, Unit::Plain), None);
         }
     }
 

@@ -253,29 +253,24 @@ pub(crate) fn checks(run: &Run) -> Vec<(bool, String)> {
     let n_missing = s.loss.iter().filter(|l| !l.is_finite()).count();
     checks.push(match n_missing {
         0 => (true, "Every step's loss was finite.".into()),
-        n => (false, format!("The loss of {} steps was not finite.", grouped(n as f64))),
+        n => (false, format!("The loss of {} was not finite.", counted(n as u64, "step"))),
     });
     match s.updates_skipped.len() {
         0 => checks.push((true, "Every update was made: all gradients were finite.".into())),
-        n => checks.push((false, format!("{} updates were left out: not finite.", grouped(n as f64)))),
+        n => checks.push((false, format!("Left out as not finite: {}.", counted(n as u64, "update")))),
     }
     let n_expected = n_steps(run) - s.step.first().copied().unwrap_or(0);
     if s.len() as u64 != n_expected {
-        let n = n_expected - s.len() as u64;
-        checks.push((false, format!("The metrics lack {} steps.", grouped(n as f64))));
+        let n = n_expected.saturating_sub(s.len() as u64);
+        checks.push((false, format!("The metrics lack {}.", counted(n, "step"))));
     }
-    for (n, what, one) in [
-        (stats.n_retries, "device calls failed and were repeated", "device call failed and was repeated"),
-        (
-            stats.n_background_failures,
-            "background compiles failed and were made up for",
-            "background compile failed and was made up for",
-        ),
+    for (n, what, then) in [
+        (stats.n_retries, "device call", "failed and came right when repeated"),
+        (stats.n_background_failures, "background compile", "failed and was made up for"),
     ] {
         checks.push(match n {
-            0 => (true, format!("No {one}.")),
-            1 => (false, format!("1 {one}.")),
-            n => (false, format!("{} {what}.", grouped(n as f64))),
+            0 => (true, format!("No {what} failed.")),
+            n => (false, format!("{} {then}.", counted(n, what))),
         });
     }
     if stats.n_io_fallbacks > 0 {
@@ -287,11 +282,8 @@ pub(crate) fn checks(run: &Run) -> Vec<(bool, String)> {
         if !at.is_empty() {
             let shown = at.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
             let more = if at.len() > 8 { ", …" } else { "" };
-            checks.push((
-                true,
-                format!("{what} {} times, at steps {shown}{more}.", at.len())
-                    .replace("1 times, at steps", "once, at step"),
-            ));
+            let times = counted(at.len() as u64, "time");
+            checks.push((true, format!("{what} {times}, after so many steps: {shown}{more}.")));
         }
     }
     for e in run.events() {
@@ -300,6 +292,11 @@ pub(crate) fn checks(run: &Run) -> Vec<(bool, String)> {
         }
     }
     checks
+}
+
+/// `1 step`, `2 steps`.
+fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(n as f64), if n == 1 { "" } else { "s" })
 }
 
 /// The configuration, a key a line, in its order.

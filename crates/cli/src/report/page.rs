@@ -195,8 +195,8 @@ fn curves(runs: &[Run], names: &[String]) -> Markup {
                     @for (i, name) in names.iter().enumerate() { li { (key(Colour::Series(i))) (name) } }
                 }
             }
-            @for chart in large { (plot::chart(chart)) }
-            div.grid { @for chart in small { (plot::chart(chart)) } }
+            @for chart in large { (plot::chart(chart, runs.len())) }
+            div.grid { @for chart in small { (plot::chart(chart, runs.len())) } }
             @for chart in constant {
                 p.note { (chart.title) ": " (chart.unit.show(chart.constant().unwrap_or(f64::NAN))) " throughout." }
             }

@@ -18,7 +18,7 @@ const H: f64 = 2000.0;
 const N_ROWS: usize = 12;
 
 /// A chart as a figure with its legend, its choice of scale, and its numbers.
-pub(crate) fn chart(chart: &Chart) -> Markup {
+pub(crate) fn chart(chart: &Chart, n_runs: usize) -> Markup {
     let x = chart.x();
     let log = chart.log();
     let id = chart.id;
@@ -40,7 +40,7 @@ pub(crate) fn chart(chart: &Chart) -> Markup {
                     }
                 }
             }
-            ul.legend { @for curve in &chart.curves { li { (swatch(curve)) (curve.name) } } }
+            ul.legend { @for (swatch, name) in legend(chart, n_runs) { li { (swatch) (name) } } }
             div.plot {
                 div.ys {
                     (ys("lin", chart.linear(), chart.unit))
@@ -80,13 +80,30 @@ fn marks(chart: &Chart) -> String {
     shown.join(", ") + &more
 }
 
-fn swatch(curve: &Curve) -> Markup {
-    let class = match curve.style {
+/// What the curves are; of several runs, whose colours are known, only what the styles are.
+fn legend(chart: &Chart, n_runs: usize) -> Vec<(Markup, String)> {
+    if n_runs < 2 {
+        let style = |c: &Curve| format!("color:{}", c.colour.var());
+        return chart.curves.iter().map(|c| (swatch(c.style, &style(c)), c.name.clone())).collect();
+    }
+    let mut legend: Vec<(Style, &str)> = Vec::new();
+    for curve in &chart.curves {
+        // A run's name may have a comma too, what follows it has none.
+        let what = curve.name.rsplit_once(", ").map_or(&curve.name[..], |(_, what)| what);
+        if !legend.iter().any(|(style, _)| *style == curve.style) {
+            legend.push((curve.style, what));
+        }
+    }
+    legend.into_iter().map(|(style, what)| (swatch(style, ""), what.to_string())).collect()
+}
+
+fn swatch(style: Style, colour: &str) -> Markup {
+    let class = match style {
         Style::Faint => "faint",
         Style::Line => "line",
         Style::Dots => "dots",
     };
-    html! { i.swatch.(class) style={ "color:" (curve.colour.var()) } {} }
+    html! { i.swatch.(class) style=(colour) {} }
 }
 
 /// What of the values is not in the lines.
@@ -129,7 +146,8 @@ fn lines(chart: &Chart, x: Scale, y: Scale, class: &str) -> Markup {
         }
         @for curve in &chart.curves {
             @let d = path(&curve.line.points, x, y);
-            @let colour = format!("stroke:{}", curve.colour.var());
+            @let dash = if curve.colour.is_dashed() { ";stroke-dasharray:7 5" } else { "" };
+            @let colour = format!("stroke:{}{dash}", curve.colour.var());
             path class=(match curve.style { Style::Faint => "faint", Style::Line => "line", Style::Dots => "thin" })
                  style=(colour) d=(d) {}
             @if curve.style == Style::Dots || curve.line.points.len() == 1 {
@@ -191,29 +209,39 @@ fn describe(chart: &Chart) -> String {
     chart.curves.iter().filter_map(of).collect::<Vec<_>>().join(" ")
 }
 
-/// Some of the numbers, for who does not see the lines.
+/// Some of the numbers, for who does not see the lines: each curve but the pale ones at some steps.
 fn table(chart: &Chart) -> Markup {
+    let mut curves: Vec<&Curve> = chart.curves.iter().filter(|c| c.style != Style::Faint).collect();
+    if curves.is_empty() {
+        curves = chart.curves.iter().collect();
+    }
+    // The steps of the curve that has most of them.
+    let steps: Vec<f64> = curves
+        .iter()
+        .max_by_key(|c| c.line.points.len())
+        .map_or_else(Vec::new, |c| c.line.points.iter().map(|p| p.0).collect());
+    let every = steps.len().div_ceil(N_ROWS).max(1);
+    let is_row = |i: usize| i.is_multiple_of(every) || i + 1 == steps.len();
     html! {
         div.scroll tabindex="0" role="region" aria-label={ "Numbers of " (chart.title) } {
             table.numbers {
                 thead { tr {
-                    th scope="col" { "Curve" } th scope="col" { "Step" } th scope="col" { "Value" }
+                    th scope="col" { "Step" }
+                    @for curve in &curves { th scope="col" { (curve.name) } }
                 } }
-                @for curve in chart.curves.iter().filter(|c| c.style != Style::Faint || chart.curves.len() == 1) {
-                    @let n = curve.line.points.len();
-                    @let every = n.div_ceil(N_ROWS).max(1);
-                    @let rows: Vec<usize> = (0..n).filter(|i| i % every == 0 || i + 1 == n).collect();
-                    tbody { @for (k, i) in rows.iter().enumerate() {
-                        @let (px, py) = curve.line.points[*i];
-                        tr {
-                            @if k == 0 { th scope="rowgroup" rowspan=(rows.len()) { (curve.name) } }
-                            td { (grouped(px)) } td { (chart.unit.show(py)) }
-                        }
-                    } }
-                }
+                tbody { @for (_, step) in steps.iter().enumerate().filter(|(i, _)| is_row(*i)) { tr {
+                    th scope="row" { (grouped(*step)) }
+                    @for curve in &curves { td { (nearest(curve, *step).map_or_else(|| "–".into(), |y| chart.unit.show(y))) } }
+                } } }
             }
         }
     }
+}
+
+/// The value of the point that is nearest to a step.
+fn nearest(curve: &Curve, step: f64) -> Option<f64> {
+    let distance = |p: &&(f64, f64)| (p.0 - step).abs();
+    curve.line.points.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).map(|p| p.1)
 }
 
 /// What the script reads out.

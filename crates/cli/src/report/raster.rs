@@ -4,7 +4,7 @@
 use super::scene::{Anchor, Scene, Shape};
 use anyhow::{Context, anyhow};
 use std::sync::LazyLock;
-use tiny_skia::{Color, FillRule, LineJoin, Paint, PathBuilder, Pixmap, Rect, Stroke, Transform};
+use tiny_skia::{Color, FillRule, LineJoin, Paint, PathBuilder, Pixmap, Rect, Stroke, StrokeDash, Transform};
 use ttf_parser::{Face, OutlineBuilder};
 
 /// Pixels of the file to a pixel of the picture.
@@ -106,7 +106,7 @@ fn draw(pixels: &mut Pixmap, shape: &Shape) {
                 pixels.fill_path(&path, &paint(colour, 1.0), FillRule::Winding, transform, None);
             }
         }
-        Shape::Line { points, width, opacity, colour } => {
+        Shape::Line { points, width, opacity, dashed, colour } => {
             let mut path = PathBuilder::new();
             let mut pen_is_down = false;
             for &(x, y) in points {
@@ -119,7 +119,9 @@ fn draw(pixels: &mut Pixmap, shape: &Shape) {
                 pen_is_down = is_finite;
             }
             if let Some(path) = path.finish() {
-                let stroke = Stroke { width: *width as f32, line_join: LineJoin::Round, ..Stroke::default() };
+                let dash = if *dashed { StrokeDash::new(vec![7.0, 5.0], 0.0) } else { None };
+                let stroke =
+                    Stroke { width: *width as f32, line_join: LineJoin::Round, dash, ..Stroke::default() };
                 pixels.stroke_path(&path, &paint(colour, *opacity), &stroke, transform, None);
             }
         }

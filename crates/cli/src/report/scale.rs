@@ -138,7 +138,7 @@ mod tests {
     fn marks_are_round_and_inside() {
         let scale = Scale::linear([0.0, 1999.0].into_iter(), 0.0);
         assert_eq!(labels(scale, Unit::Count), ["0", "500", "1\u{202f}000", "1\u{202f}500"]);
-        let scale = Scale::log([3e-5, 0.7].into_iter()).unwrap();
+        let scale = Scale::log([3e-5, 0.5].into_iter()).unwrap();
         assert_eq!(labels(scale, Unit::Plain), ["0.0001", "0.001", "0.01", "0.1"]);
         assert_eq!(labels(Scale::log([65536.0].into_iter()).unwrap(), Unit::Plain), ["60000", "70000", "80000"]);
         assert_eq!(

@@ -31,6 +31,7 @@ pub(crate) enum Shape {
         points: Vec<(f64, f64)>,
         width: f64,
         opacity: f64,
+        dashed: bool,
         colour: &'static str,
     },
     Dot {
@@ -142,7 +143,7 @@ impl Scene {
     }
 
     fn line(&mut self, points: Vec<(f64, f64)>, width: f64, opacity: f64, colour: &'static str) {
-        self.shapes.push(Shape::Line { points, width, opacity, colour });
+        self.shapes.push(Shape::Line { points, width, opacity, dashed: false, colour });
     }
 
     /// Names of colours in a row, or in rows where one is too short. Returns what is below.
@@ -210,7 +211,8 @@ impl Scene {
                 Style::Line => (2.0, 1.0),
                 Style::Dots => (1.25, 0.8),
             };
-            self.line(points, width, opacity, curve.colour.hex());
+            let (colour, dashed) = (curve.colour.hex(), curve.colour.is_dashed());
+            self.shapes.push(Shape::Line { points, width, opacity, dashed, colour });
         }
         for curve in chart.curves.iter().filter(|c| c.style != Style::Line) {
             for missing in &curve.line.missing {
@@ -286,11 +288,12 @@ impl Scene {
                 Shape::Dot { x, y, r, colour } => {
                     writeln!(svg, "<circle cx=\"{x:.2}\" cy=\"{y:.2}\" r=\"{r}\" fill=\"{colour}\"/>")
                 }
-                Shape::Line { points, width, opacity, colour } => writeln!(
+                Shape::Line { points, width, opacity, dashed, colour } => writeln!(
                     svg,
                     "<path d=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\" opacity=\"{opacity}\" \
-                     stroke-linejoin=\"round\"/>",
-                    path(points)
+                     stroke-linejoin=\"round\"{}/>",
+                    path(points),
+                    if *dashed { " stroke-dasharray=\"7 5\"" } else { "" }
                 ),
                 Shape::Text { x, y, size, anchor, colour, text } => {
                     let anchor = match anchor {
