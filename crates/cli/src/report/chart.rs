@@ -68,7 +68,13 @@ impl Chart {
 
     /// The logarithmic one, where none of the values is negative.
     pub(crate) fn log(&self) -> Option<Scale> {
-        if self.unit == Unit::Share || self.values().any(|v| v < 0.0) { None } else { Scale::log(self.values()) }
+        if self.unit == Unit::Share || self.values().any(|v| v < 0.0) {
+            return None;
+        }
+        // Next to nothing of a step's time would take half of the scale.
+        let pale = self.curves.iter().filter(|c| c.style == Style::Faint && self.unit == Unit::Micros);
+        let least = ends(pale.flat_map(|c| c.line.points.iter().map(|p| p.1))).map_or(0.0, |(least, _)| least);
+        Scale::log(self.values().filter(|v| *v >= least / 20.0))
     }
 
     /// Whether the logarithmic scale is the one to begin with.

@@ -112,7 +112,7 @@ fn lead(run: &Run) -> String {
     let of = |label: &str| setup.iter().find(|(l, _)| *l == label).map(|(_, value)| value.clone());
     let n = grouped(figures::n_steps(run) as f64);
     let mut text = match figures::n_steps_asked(run) {
-        Some(asked) if asked != figures::n_steps(run) => format!("{n} of {} steps", grouped(asked as f64)),
+        Some(asked) if asked > figures::n_steps(run) => format!("{n} of {} steps", grouped(asked as f64)),
         _ => format!("{n} steps"),
     };
     if let Some(device) = of("Device") {
@@ -270,16 +270,16 @@ pub(crate) fn compile_words(run: &Run) -> String {
         1 => "1 compile".to_string(),
         n => format!("{} compiles", grouped(n as f64)),
     };
-    let hidden = if s.compile_busy_s > 0.0 { s.compile_hidden_s / s.compile_busy_s } else { 0.0 };
     let share = if s.wall_s > 0.0 { s.compile_wait_s / s.wall_s } else { 0.0 };
+    let waited = format!("Training stood still for {}, {:.1} % of its time.", us(s.compile_wait_s), 100.0 * share);
+    if s.compile_busy_s <= 0.0 {
+        return format!("{compiles}, whose times were not kept. {waited}");
+    }
     format!(
-        "{compiles} took {}, of which {} ({:.0} %) passed behind training. Training stood still for {}, {:.1} % of \
-         its time.",
+        "{compiles} took {}, of which {} ({:.0} %) passed behind training. {waited}",
         us(s.compile_busy_s),
         us(s.compile_hidden_s),
-        100.0 * hidden,
-        us(s.compile_wait_s),
-        100.0 * share
+        100.0 * s.compile_hidden_s / s.compile_busy_s
     )
 }
 

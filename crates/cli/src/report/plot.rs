@@ -271,12 +271,9 @@ fn values(chart: &Chart) -> serde_json::Value {
 pub(crate) fn timeline(timeline: &Timeline, name: &str) -> Markup {
     let (training, compiles) = timeline.pieces();
     let scale = Scale::linear([0.0, timeline.end].into_iter(), 0.0);
-    let mut used: Vec<Colour> = Vec::new();
-    for span in timeline.training.iter().chain(&timeline.compiles) {
-        if !used.contains(&span.colour) {
-            used.push(span.colour);
-        }
-    }
+    let is_used = |c: &Colour| timeline.training.iter().chain(&timeline.compiles).any(|span| span.colour == *c);
+    let all = [Colour::Device, Colour::Eval, Colour::Wait, Colour::Compile, Colour::Bad];
+    let used: Vec<Colour> = all.into_iter().filter(is_used).collect();
     html! {
         figure.timeline {
             ul.legend { @for colour in used { li { i.key style={ "background:" (colour.var()) } {} (meaning(colour)) } } }

@@ -198,8 +198,8 @@ fn time(run: &Run, out: &mut String) {
     for part in &parts {
         let n = (part.us / most * 24.0 * 8.0).round().max(1.0) as usize;
         // The same eighths, lying.
-        let rest = ['\0', '▏', '▎', '▍', '▌', '▋', '▊', '▉'][n % 8];
-        let bar: String = "█".repeat(n / 8).chars().chain((n % 8 > 0).then_some(rest)).collect();
+        let rest = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][n % 8];
+        let bar = "█".repeat(n / 8) + rest;
         let share = Unit::Share.show(part.us / total);
         let _ = writeln!(out, "{:<N_LABEL$}{:>9} {share:>8}  {bar}", part.label, duration(part.us));
     }

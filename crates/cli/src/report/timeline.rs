@@ -30,19 +30,8 @@ impl Clock {
         if first == 0 {
             return None;
         }
-        let begin = first.saturating_sub(own[0] as u64);
-        let started = run.events().iter().filter_map(|e| match &e.event {
-            Happened::Started(_) => Some(e.time_us),
-            _ => None,
-        });
-        let mut shifts = vec![(0, begin)];
-        // What is said to have begun when the run had made no step is where it begins.
-        for (n, time) in started.enumerate() {
-            if n == 0 && time <= first {
-                shifts = vec![(0, time.max(begin.saturating_sub(1_000_000)).min(begin))];
-            }
-        }
-        let mut shift = shifts[0].1;
+        let mut shift = first.saturating_sub(own[0].max(0.0) as u64);
+        let mut shifts = vec![(0, shift)];
         for (step, _) in resumptions(run) {
             // The steps on both sides of the resumption.
             let i = s.step.partition_point(|&s| s < step);
@@ -89,6 +78,9 @@ impl Span {
     }
 }
 
+/// What share of a piece of time each colour has.
+pub(crate) type Shares = Vec<(Colour, f64)>;
+
 /// A run's time in two lanes.
 pub(crate) struct Timeline {
     /// Steps, waiting, validation.
@@ -125,7 +117,7 @@ impl Timeline {
         let mut validations = s.validations.iter().peekable();
         let mut foreground = s.compiled.iter().filter(|c| !c.background).peekable();
         let mut last = 0.0f64;
-        for i in 0..s.len() {
+        for (i, own) in own.into_iter().enumerate() {
             let mut end = clock.at(s.time_us[i]);
             let step = s.step[i];
             if let Some(v) = validations.next_if(|v| v.step <= step + 1)
@@ -134,7 +126,7 @@ impl Timeline {
                 add(step, (end - v.eval_us).max(last), end, Colour::Eval);
                 end -= v.eval_us;
             }
-            let begin = (end - own[i].max(0.0)).max(last);
+            let begin = (end - own.max(0.0)).max(last);
             let wait = s.compile_wait_us[i].max(0.0).min(end - begin);
             // A compile that is not in the background comes before its step, the end of one that is after it.
             let mut first = false;
@@ -169,7 +161,7 @@ impl Timeline {
     }
 
     /// The share of each piece of the run's time that has each colour, for both lanes.
-    pub(crate) fn pieces(&self) -> (Vec<Vec<(Colour, f64)>>, Vec<Vec<(Colour, f64)>>) {
+    pub(crate) fn pieces(&self) -> (Vec<Shares>, Vec<Shares>) {
         (shares(&self.training, self.end), shares(&self.compiles, self.end))
     }
 
@@ -201,9 +193,9 @@ impl Timeline {
 }
 
 /// The shares of the colours in each piece.
-fn shares(spans: &[Span], end: f64) -> Vec<Vec<(Colour, f64)>> {
+fn shares(spans: &[Span], end: f64) -> Vec<Shares> {
     let size = (end / N_PIECES as f64).max(f64::MIN_POSITIVE);
-    let mut pieces: Vec<Vec<(Colour, f64)>> = vec![Vec::new(); N_PIECES];
+    let mut pieces: Vec<Shares> = vec![Vec::new(); N_PIECES];
     for span in spans {
         let first = (span.begin / size) as usize;
         let last = ((span.end / size) as usize).min(N_PIECES - 1);
@@ -216,4 +208,82 @@ fn shares(spans: &[Span], end: f64) -> Vec<Vec<(Colour, f64)>> {
         }
     }
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::fs;
+
+    fn run(lines: &[Value], events: &[Value]) -> Run {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |lines: &[Value]| lines.iter().map(|l| format!("{l}\n")).collect::<String>();
+        fs::write(folder.path().join("metrics.jsonl"), text(lines)).unwrap();
+        fs::write(folder.path().join("events.jsonl"), text(events)).unwrap();
+        Run::open(folder.path()).unwrap()
+    }
+
+    fn step(step: u64, time_us: u64, wait_us: u64, compiled: Value) -> Value {
+        json!({
+            "step": step, "time_us": time_us, "device_us": 60, "host_us": 40, "compile_wait_us": wait_us,
+            "compiled": compiled,
+        })
+    }
+
+    fn span(begin: f64, end: f64, colour: Colour) -> Span {
+        Span { begin, end, colour }
+    }
+
+    #[test]
+    fn compiles_lie_beside_the_steps_that_hide_them() {
+        const T: u64 = 1_000_000_000;
+        let run = run(
+            &[
+                step(0, T + 400, 300, json!([{ "begin_us": T, "end_us": T + 300 }])),
+                step(1, T + 500, 0, json!([])),
+                // Begun when step 0 ended; training waits for what is left of it after step 2.
+                step(2, T + 650, 50, json!([{ "begin_us": T + 400, "end_us": T + 650, "background": true }])),
+                step(3, T + 750, 0, json!([])),
+            ],
+            &[],
+        );
+        let timeline = Timeline::new(&run).unwrap();
+        assert_eq!(
+            timeline.training,
+            [
+                span(0.0, 300.0, Colour::Wait),
+                span(300.0, 400.0, Colour::Device),
+                span(400.0, 500.0, Colour::Device),
+                span(500.0, 600.0, Colour::Device),
+                span(600.0, 650.0, Colour::Wait),
+                span(650.0, 750.0, Colour::Device),
+            ]
+        );
+        assert_eq!(timeline.compiles, [span(0.0, 300.0, Colour::Wait), span(400.0, 650.0, Colour::Compile)]);
+        let sum = |pieces: &[Shares], colour: Colour| -> f64 {
+            pieces.iter().flatten().filter(|(c, _)| *c == colour).map(|(_, share)| share).sum()
+        };
+        let (training, compiles) = timeline.pieces();
+        let piece = 750.0 / N_PIECES as f64;
+        assert!((sum(&training, Colour::Wait) * piece - 350.0).abs() < 1e-6);
+        assert!((sum(&compiles, Colour::Compile) * piece - 250.0).abs() < 1e-6);
+        let close = timeline.close().unwrap();
+        assert_eq!((close.steps, close.compiles.len()), ((0, 3), 1));
+        assert!(close.begin < 400.0 && close.end > 650.0);
+    }
+
+    #[test]
+    fn the_clock_stands_still_while_no_process_trains() {
+        const T: u64 = 1_000_000_000;
+        const DAY: u64 = 86_400_000_000;
+        let lines = [step(0, T + 100, 0, json!([])), step(1, T + DAY + 100, 0, json!([]))];
+        let started = json!({ "event": "started", "time_us": T + DAY - 500, "step": 1, "resumed": true });
+        assert_eq!(Clock::new(&run(&lines, &[started])).unwrap().end_us(), 700.0);
+        assert_eq!(Clock::new(&run(&lines, &[])).unwrap().end_us(), (DAY + 100) as f64);
+        let mut old = lines[0].clone();
+        old.as_object_mut().unwrap().remove("time_us");
+        assert!(Clock::new(&run(&[old], &[])).is_none());
+        assert!(Clock::new(&run(&[], &[])).is_none());
+    }
 }
