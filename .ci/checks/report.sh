@@ -40,4 +40,4 @@ done
 anemone report "$out/digits" "$out/tiny" --out "$out/compared/report.html"
 anemone report "$out/tiny" --text
 anemone report "$out/tiny" --json >"$out/tiny.json"
-python3 .ci/checks/report.py "$out" "$out"/{tiny,digits,long}/report/report.html "$out/compared/report.html"
+timeout 300 python3 .ci/checks/report.py "$out" "$out"/{tiny,digits,long}/report/report.html "$out/compared/report.html"

@@ -26,6 +26,8 @@ pub(crate) struct Chart {
     pub(crate) curves: Vec<Curve>,
     /// Steps at which something happened, and what.
     pub(crate) marks: Vec<(f64, String)>,
+    /// The first step and the end of the last, which all charts have in common.
+    pub(crate) steps: (f64, f64),
     /// Whether it is small beside others.
     pub(crate) small: bool,
 }
@@ -56,9 +58,7 @@ impl Chart {
 
     /// The scale of the steps.
     pub(crate) fn x(&self) -> Scale {
-        let points = || self.curves.iter().flat_map(|c| c.line.points.iter().map(|p| p.0));
-        // A step is a stretch, from where it begins to where the next one does.
-        Scale::linear(points().chain(ends(points()).map(|(_, last)| last + 1.0)), 0.0)
+        Scale::linear([self.steps.0, self.steps.1].into_iter(), 0.0)
     }
 
     /// The linear scale of the values.
@@ -68,19 +68,21 @@ impl Chart {
 
     /// The logarithmic one, where none of the values is negative.
     pub(crate) fn log(&self) -> Option<Scale> {
-        if self.unit == Unit::Share || self.values().any(|v| v < 0.0) {
-            return None;
-        }
+        let has_log = self.unit != Unit::Share && !self.values().any(|v| v < 0.0);
+        if has_log { Scale::log(self.log_values()) } else { None }
+    }
+
+    /// The values that a logarithmic scale shows.
+    fn log_values(&self) -> impl Iterator<Item = f64> {
         // Next to nothing of a step's time would take half of the scale.
         let pale = self.curves.iter().filter(|c| c.style == Style::Faint && self.unit == Unit::Micros);
         let least = ends(pale.flat_map(|c| c.line.points.iter().map(|p| p.1))).map_or(0.0, |(least, _)| least);
-        Scale::log(self.values().filter(|v| *v >= least / 20.0))
+        self.values().filter(move |v| *v > 0.0 && *v >= least / 20.0)
     }
 
     /// Whether the logarithmic scale is the one to begin with.
     pub(crate) fn is_log_first(&self) -> bool {
-        let positive = ends(self.values().filter(|&v| v > 0.0));
-        self.id != LR && self.log().is_some() && positive.is_some_and(|(lo, hi)| hi / lo > WIDE)
+        self.id != LR && self.log().is_some() && ends(self.log_values()).is_some_and(|(lo, hi)| hi / lo > WIDE)
     }
 }
 
@@ -110,6 +112,13 @@ pub(crate) fn names(runs: &[Run]) -> Vec<String> {
 /// A column over the steps.
 fn column(run: &Run, values: &[f64]) -> Vec<(f64, f64)> {
     run.steps().step.iter().map(|&s| s as f64).zip(values.iter().copied()).collect()
+}
+
+/// The first step of all and the end of the last.
+fn steps(runs: &[Run]) -> (f64, f64) {
+    let first_and_last = runs.iter().flat_map(|run| [run.steps().step.first(), run.steps().step.last()]);
+    // A step is a stretch, from where it begins to where the next one does.
+    ends(first_and_last.flatten().map(|&s| s as f64)).map_or((0.0, 1.0), |(first, last)| (first, last + 1.0))
 }
 
 /// Groups of steps that a curve of one of the runs has.
@@ -199,7 +208,16 @@ fn loss(runs: &[Run]) -> Chart {
     {
         note += &format!(" Smoothed over some {} steps to each side.", grouped(smoothing(run)));
     }
-    Chart { id: "loss", title: "Loss", note, unit: Unit::Plain, curves, marks: marks(runs), small: false }
+    Chart {
+        id: "loss",
+        title: "Loss",
+        note,
+        unit: Unit::Plain,
+        curves,
+        marks: marks(runs),
+        steps: steps(runs),
+        small: false,
+    }
 }
 
 fn accuracy(runs: &[Run]) -> Chart {
@@ -214,7 +232,16 @@ fn accuracy(runs: &[Run]) -> Chart {
         }
     }
     let note = String::new();
-    Chart { id: "accuracy", title: "Accuracy", note, unit: Unit::Share, curves, marks: marks(runs), small: true }
+    Chart {
+        id: "accuracy",
+        title: "Accuracy",
+        note,
+        unit: Unit::Share,
+        curves,
+        marks: marks(runs),
+        steps: steps(runs),
+        small: true,
+    }
 }
 
 /// What a step took, waiting included: a column.
@@ -260,6 +287,7 @@ fn step_time(runs: &[Run]) -> Chart {
         unit: Unit::Micros,
         curves,
         marks: marks(runs),
+        steps: steps(runs),
         small: true,
     }
 }
@@ -273,7 +301,16 @@ fn gradient_norm(runs: &[Run]) -> Chart {
     };
     let curves = pale_and_smoothed(runs, of, "norm", 2);
     let (id, title) = ("gradient-norm", "Gradient norm");
-    Chart { id, title, note: String::new(), unit: Unit::Plain, curves, marks: marks(runs), small: true }
+    Chart {
+        id,
+        title,
+        note: String::new(),
+        unit: Unit::Plain,
+        curves,
+        marks: marks(runs),
+        steps: steps(runs),
+        small: true,
+    }
 }
 
 /// A column that has no noise.
@@ -286,7 +323,16 @@ fn plain(runs: &[Run], id: &'static str, title: &'static str, kind: usize, of: i
             curves.push(Curve { name, colour: colour(runs, i, kind), style: Style::Line, line });
         }
     }
-    Chart { id, title, note: String::new(), unit: Unit::Plain, curves, marks: marks(runs), small: true }
+    Chart {
+        id,
+        title,
+        note: String::new(),
+        unit: Unit::Plain,
+        curves,
+        marks: marks(runs),
+        steps: steps(runs),
+        small: true,
+    }
 }
 
 fn lr(runs: &[Run]) -> Chart {

@@ -56,7 +56,8 @@ pub(crate) fn stats(run: &Run) -> Stats {
     let seconds = |values: &[f64]| values.iter().filter(|v| v.is_finite()).sum::<f64>() / 1e6;
     let busy = |background: bool| -> f64 {
         let of = s.compiled.iter().filter(|c| c.background == background);
-        of.map(|c| c.end_us.saturating_sub(c.begin_us) as f64 / 1e6).sum()
+        // The sum of nothing is -0.
+        of.map(|c| c.end_us.saturating_sub(c.begin_us) as f64 / 1e6).sum::<f64>() + 0.0
     };
     let compile_wait_s = seconds(&s.compile_wait_us);
     let resumed = resumptions(run);
@@ -129,7 +130,11 @@ pub(crate) fn figures(run: &Run) -> Vec<Figure> {
         figures.push(Figure { key, label, unit, value, better, aside: String::new() });
     };
     let points: Vec<_> = s.step.iter().map(|&s| s as f64).zip(s.loss.iter().copied()).collect();
-    let last_smoothed = smoothed(&points, smoothing(run)).last().map(|p| p.1);
+    // Where training has ended in numbers that are not finite, its last finite ones are not its result.
+    let last_smoothed = match s.loss.last() {
+        Some(last) if !last.is_finite() => Some(f64::NAN),
+        _ => smoothed(&points, smoothing(run)).last().map(|p| p.1),
+    };
     say("last_loss", "Training loss, last step", Unit::Plain, s.loss.last().copied(), Better::Less);
     say("smoothed_loss", "Training loss, smoothed", Unit::Plain, last_smoothed, Better::Less);
     let validation = s.validations.last();
@@ -195,6 +200,8 @@ fn n_params(run: &Run) -> Option<f64> {
 pub(crate) fn parts(run: &Run) -> Vec<Part> {
     let s = stats(run);
     let gradients = (s.gradients_s - s.gradients_hidden_s).clamp(0.0, s.host_s);
+    // What is left by rounding is nothing.
+    let least_us = 1e-6 * s.wall_s;
     let other = s.wall_s - s.device_s - s.host_s - s.compile_wait_s - s.eval_s;
     [
         ("Device, computing", Colour::Device, s.device_s - s.copy_s),
@@ -207,7 +214,7 @@ pub(crate) fn parts(run: &Run) -> Vec<Part> {
     ]
     .into_iter()
     .map(|(label, colour, seconds)| Part { label, colour, us: seconds.max(0.0) * 1e6 })
-    .filter(|part| part.us > 0.0)
+    .filter(|part| part.us > least_us)
     .collect()
 }
 

@@ -16,7 +16,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The figures shown large, as many of them as a run has.
+/// The figures shown large, the first of them that a run has.
 const FIRST: [&str; 7] = [
     "smoothed_loss",
     "validation_loss",
@@ -26,6 +26,9 @@ const FIRST: [&str; 7] = [
     "examples_per_second",
     "n_compiles",
 ];
+
+/// How many stand in a row.
+const N_TILES: usize = 6;
 
 /// The page about some runs.
 pub(crate) fn page(runs: &[Run]) -> String {
@@ -126,7 +129,8 @@ fn lead(run: &Run) -> String {
 
 fn tiles(run: &Run) -> Markup {
     let figures = figures::figures(run);
-    let shown: Vec<&Figure> = FIRST.iter().filter_map(|key| figures.iter().find(|f| f.key == *key)).collect();
+    let shown: Vec<&Figure> =
+        FIRST.iter().filter_map(|key| figures.iter().find(|f| f.key == *key)).take(N_TILES).collect();
     html! {
         section aria-label="Key figures" {
             dl.tiles {

@@ -284,8 +284,7 @@ pub(crate) fn timeline(timeline: &Timeline, name: &str) -> Markup {
             } }
             @if let Some(close) = timeline.close() {
                 @let scale = Scale::linear([0.0, close.end - close.begin].into_iter(), 0.0);
-                h4 { "Closely: steps " (grouped(close.steps.0 as f64)) " to " (grouped(close.steps.1 as f64))
-                     ", " (duration(close.end - close.begin)) }
+                h4 { "Closely: " (close.name()) ", " (duration(close.end - close.begin)) }
                 (lanes(&rects(&close.training, close.begin, close.end), &rects(&close.compiles, close.begin, close.end),
                        "The same for a few steps: every block a step, a wait or a compile"))
                 div.xs.pad { @for (at, label) in scale.ticks(Unit::Micros) {

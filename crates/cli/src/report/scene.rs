@@ -249,8 +249,7 @@ impl Scene {
                 used.push((span.colour, meaning(span.colour).into()));
             }
         }
-        let heading =
-            format!("Steps {} to {}, {}:", close.steps.0, close.steps.1, duration(close.end - close.begin));
+        let heading = format!("Closely: {}, {}:", close.name(), duration(close.end - close.begin));
         self.text(frame.x, below + 36.0, 13.0, Anchor::Start, INK, &heading);
         let left = 16.0 + raster::width(&heading, 13.0);
         self.legend(&used, Frame { x: frame.x + left, w: frame.w - left, ..frame }, below + 36.0);

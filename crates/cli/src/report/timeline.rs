@@ -2,6 +2,7 @@
 
 use super::colour::Colour;
 use super::figures::resumptions;
+use super::number::grouped;
 use anemone::Run;
 use anemone::run::Happened;
 
@@ -99,6 +100,14 @@ pub(crate) struct Close {
     pub(crate) training: Vec<Span>,
     pub(crate) compiles: Vec<Span>,
     pub(crate) steps: (u64, u64),
+}
+
+impl Close {
+    /// Which steps it has.
+    pub(crate) fn name(&self) -> String {
+        let (first, last) = (grouped(self.steps.0 as f64), grouped(self.steps.1 as f64));
+        if first == last { format!("step {first}") } else { format!("steps {first} to {last}") }
+    }
 }
 
 impl Timeline {
