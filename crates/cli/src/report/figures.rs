@@ -130,11 +130,8 @@ pub(crate) fn figures(run: &Run) -> Vec<Figure> {
         figures.push(Figure { key, label, unit, value, better, aside: String::new() });
     };
     let points: Vec<_> = s.step.iter().map(|&s| s as f64).zip(s.loss.iter().copied()).collect();
-    // Where training has ended in numbers that are not finite, its last finite ones are not its result.
-    let last_smoothed = match s.loss.last() {
-        Some(last) if !last.is_finite() => Some(f64::NAN),
-        _ => smoothed(&points, smoothing(run)).last().map(|p| p.1),
-    };
+    // Where the last loss is not finite, neither is this.
+    let last_smoothed = smoothed(&points, smoothing(run)).last().map(|p| p.1);
     say("last_loss", "Training loss, last step", Unit::Plain, s.loss.last().copied(), Better::Less);
     say("smoothed_loss", "Training loss, smoothed", Unit::Plain, last_smoothed, Better::Less);
     let validation = s.validations.last();

@@ -5,6 +5,9 @@ use super::number::{Unit, grouped, short};
 /// Marks a scale aims at.
 const N_TICKS: f64 = 5.0;
 
+/// Values that differ by less than this share of them are the same but for rounding.
+const NOISE: f64 = 1e-6;
+
 /// From values to places between 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Scale {
@@ -17,9 +20,10 @@ impl Scale {
     /// A linear scale that has all finite values, with some air around them if asked for.
     pub(crate) fn linear(values: impl Iterator<Item = f64>, air: f64) -> Scale {
         let (lo, hi) = ends(values).unwrap_or((0.0, 1.0));
-        let (lo, hi) = match hi - lo {
-            0.0 if lo == 0.0 => (-1.0, 1.0),
-            0.0 => (lo - lo.abs() / 2.0, hi + lo.abs() / 2.0),
+        let largest = lo.abs().max(hi.abs());
+        let (lo, hi) = match hi / 2.0 - lo / 2.0 {
+            _ if largest == 0.0 => (-1.0, 1.0),
+            d if d <= NOISE * largest => (lo - largest / 2.0, hi + largest / 2.0),
             _ => (lo, hi),
         };
         // Halves first, that the span of the largest numbers is finite.
@@ -153,6 +157,13 @@ mod tests {
                 assert!(ticks.iter().all(|(at, _)| (0.0..=1.0).contains(at)), "{lo} {hi}: {ticks:?}");
             }
         }
+    }
+
+    #[test]
+    fn rounding_is_not_magnified() {
+        let scale = Scale::linear([2.5, 2.5 + 1e-9].into_iter(), 0.0);
+        assert!((scale.at(2.5) - 0.5).abs() < 1e-6);
+        assert_eq!(labels(scale, Unit::Plain), ["1.5", "2", "2.5", "3", "3.5"]);
     }
 
     #[test]
