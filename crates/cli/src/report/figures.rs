@@ -3,8 +3,9 @@
 use super::chart::{smoothing, step_times};
 use super::colour::Colour;
 use super::decimate::smoothed;
-use super::number::{Unit, grouped};
+use super::number::{Unit, duration, grouped};
 use anemone::Run;
+use anemone::config::Strategy;
 use anemone::report::Stats;
 use anemone::run::{Happened, State};
 use serde_json::Value;
@@ -104,7 +105,7 @@ pub(crate) fn resumptions(run: &Run) -> Vec<(u64, bool)> {
 
 /// Steps done.
 pub(crate) fn n_steps(run: &Run) -> u64 {
-    run.steps().step.last().map_or(0, |s| s + 1)
+    run.steps().step.last().map_or(0, |s| s.saturating_add(1))
 }
 
 /// Steps to do.
@@ -215,6 +216,28 @@ pub(crate) fn parts(run: &Run) -> Vec<Part> {
     .collect()
 }
 
+/// What compiling cost, in a sentence.
+pub(crate) fn compile_words(run: &Run) -> String {
+    let s = stats(run);
+    let us = |seconds: f64| duration(seconds * 1e6);
+    let compiles = match s.n_compiles {
+        0 => return "Nothing was compiled.".into(),
+        1 => "1 compile".to_string(),
+        n => format!("{} compiles", grouped(n as f64)),
+    };
+    let share = if s.wall_s > 0.0 { s.compile_wait_s / s.wall_s } else { 0.0 };
+    let waited = format!("Training stood still for {}, {:.1} % of its time.", us(s.compile_wait_s), 100.0 * share);
+    if s.compile_busy_s <= 0.0 {
+        return format!("{compiles}, whose times were not kept. {waited}");
+    }
+    format!(
+        "{compiles} took {}, of which {} ({:.0} %) passed behind training. {waited}",
+        us(s.compile_busy_s),
+        us(s.compile_hidden_s),
+        100.0 * s.compile_hidden_s / s.compile_busy_s
+    )
+}
+
 /// What ran: machine, device, chip, strategy, arithmetic.
 pub(crate) fn setup(run: &Run) -> Vec<(&'static str, String)> {
     let report = run.report();
@@ -223,13 +246,10 @@ pub(crate) fn setup(run: &Run) -> Vec<(&'static str, String)> {
         let reported = report.and_then(|r| r[key].as_str()).map(str::to_string);
         of_process.filter(|t| !t.is_empty()).or(reported)
     };
-    let strategy = run.config().map(|c| {
-        let name = format!("{:?}", c.weights.strategy).to_lowercase();
-        match name.as_str() {
-            "baked" if c.weights.overlap => "baked in, compiles overlap training".to_string(),
-            "baked" => "baked in, every compile is waited for".to_string(),
-            _ => "operand: passed in, compiled once".to_string(),
-        }
+    let strategy = run.config().map(|c| match c.weights.strategy {
+        Strategy::Baked if c.weights.overlap => "baked in, compiles overlap training".to_string(),
+        Strategy::Baked => "baked in, every compile is waited for".to_string(),
+        Strategy::Operand => "operand: passed in, compiled once".to_string(),
     });
     let chip = run.config().map(|c| c.device.chip.clone()).filter(|c| !c.is_empty());
     let version = process.map(|p| p.anemone.clone()).filter(|v| !v.is_empty());
@@ -263,10 +283,9 @@ pub(crate) fn checks(run: &Run) -> Vec<(bool, String)> {
         0 => checks.push((true, "Every update was made: all gradients were finite.".into())),
         n => checks.push((false, format!("Left out as not finite: {}.", counted(n as u64, "update")))),
     }
-    let n_expected = n_steps(run) - s.step.first().copied().unwrap_or(0);
-    if s.len() as u64 != n_expected {
-        let n = n_expected.saturating_sub(s.len() as u64);
-        checks.push((false, format!("The metrics lack {}.", counted(n, "step"))));
+    let n_lacking = n_steps(run).saturating_sub(s.len() as u64);
+    if n_lacking > 0 {
+        checks.push((false, format!("The metrics lack {}.", counted(n_lacking, "step"))));
     }
     for (n, what, then) in [
         (stats.n_retries, "device call", "failed and came right when repeated"),

@@ -255,7 +255,7 @@ fn compiles(runs: &[Run], names: &[String]) -> Markup {
             h2 { "Compiles beside training" }
             @for (run, name) in runs.iter().zip(names) {
                 @if runs.len() > 1 { h3 { (name) } }
-                p { (compile_words(run)) }
+                p { (figures::compile_words(run)) }
                 @match Timeline::new(run) {
                     Some(timeline) => (plot::timeline(&timeline, name)),
                     None => p.note { "The metrics of this run have no times of compiles." },
@@ -263,28 +263,6 @@ fn compiles(runs: &[Run], names: &[String]) -> Markup {
             }
         }
     }
-}
-
-/// What compiling cost, in a sentence.
-pub(crate) fn compile_words(run: &Run) -> String {
-    let s = figures::stats(run);
-    let us = |seconds: f64| duration(seconds * 1e6);
-    let compiles = match s.n_compiles {
-        0 => return "Nothing was compiled.".into(),
-        1 => "1 compile".to_string(),
-        n => format!("{} compiles", grouped(n as f64)),
-    };
-    let share = if s.wall_s > 0.0 { s.compile_wait_s / s.wall_s } else { 0.0 };
-    let waited = format!("Training stood still for {}, {:.1} % of its time.", us(s.compile_wait_s), 100.0 * share);
-    if s.compile_busy_s <= 0.0 {
-        return format!("{compiles}, whose times were not kept. {waited}");
-    }
-    format!(
-        "{compiles} took {}, of which {} ({:.0} %) passed behind training. {waited}",
-        us(s.compile_busy_s),
-        us(s.compile_hidden_s),
-        100.0 * s.compile_hidden_s / s.compile_busy_s
-    )
 }
 
 fn setup(runs: &[Run], names: &[String]) -> Markup {

@@ -2,9 +2,8 @@
 
 use super::chart::{Chart, Style, charts, names};
 use super::colour::Colour;
-use super::figures::{self, parts};
+use super::figures::{self, compile_words, parts};
 use super::number::{Unit, duration};
-use super::page::compile_words;
 use super::plot::meaning;
 use super::raster;
 use super::timeline::{Span, Timeline};

@@ -2,9 +2,8 @@
 
 use super::chart::{Chart, Curve, Style, charts, names};
 use super::compare;
-use super::figures::{checks, figures, parts, setup};
+use super::figures::{checks, compile_words, figures, parts, setup};
 use super::number::{Unit, duration};
-use super::page::compile_words;
 use super::scale::ends;
 use anemone::Run;
 use std::fmt::Write;

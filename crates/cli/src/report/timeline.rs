@@ -5,6 +5,7 @@ use super::figures::resumptions;
 use super::number::grouped;
 use anemone::Run;
 use anemone::run::Happened;
+use std::collections::BTreeSet;
 
 /// Pieces into which a whole run is cut.
 const N_PIECES: usize = 240;
@@ -33,7 +34,9 @@ impl Clock {
         }
         let mut shift = first.saturating_sub(own[0].max(0.0) as u64);
         let mut shifts = vec![(0, shift)];
-        for (step, _) in resumptions(run) {
+        // What was resumed at the same step more than once has gone on from there but once.
+        let resumed: BTreeSet<u64> = resumptions(run).into_iter().map(|(step, _)| step).collect();
+        for step in resumed {
             // The steps on both sides of the resumption.
             let i = s.step.partition_point(|&s| s < step);
             if i == 0 || i >= s.len() {
@@ -129,7 +132,7 @@ impl Timeline {
         for (i, own) in own.into_iter().enumerate() {
             let mut end = clock.at(s.time_us[i]);
             let step = s.step[i];
-            if let Some(v) = validations.next_if(|v| v.step <= step + 1)
+            if let Some(v) = validations.next_if(|v| v.step <= step.saturating_add(1))
                 && v.eval_us.is_finite()
             {
                 add(step, (end - v.eval_us).max(last), end, Colour::Eval);
@@ -288,7 +291,8 @@ mod tests {
         const DAY: u64 = 86_400_000_000;
         let lines = [step(0, T + 100, 0, json!([])), step(1, T + DAY + 100, 0, json!([]))];
         let started = json!({ "event": "started", "time_us": T + DAY - 500, "step": 1, "resumed": true });
-        assert_eq!(Clock::new(&run(&lines, &[started])).unwrap().end_us(), 700.0);
+        let earlier = json!({ "event": "started", "time_us": T + DAY / 2, "step": 1, "resumed": true });
+        assert_eq!(Clock::new(&run(&lines, &[earlier, started])).unwrap().end_us(), 700.0);
         assert_eq!(Clock::new(&run(&lines, &[])).unwrap().end_us(), (DAY + 100) as f64);
         let mut old = lines[0].clone();
         old.as_object_mut().unwrap().remove("time_us");
