@@ -13,13 +13,14 @@ import tempfile
 
 N_BYTES = 2_000_000
 
-# What is asked of a page: how many curves have more than one point, and what sticks out to the right.
+# What is asked of a page: how many curves are drawn, as lines or as points that stand alone, and what sticks out to the right.
 LOOK = """(() => {
   const isDrawn = p => p.getAttribute('d').length > 20 && p.getBoundingClientRect().width > 5;
   const shown = [...document.querySelectorAll('figure.chart')].map(figure => ({
     id: figure.id,
     curves: [...figure.querySelectorAll('svg path.line, svg path.faint, svg path.thin')]
       .filter(p => p.getClientRects().length && isDrawn(p)).length,
+    lone: figure.querySelectorAll('svg path.dots:not([d=""])').length,
   }));
   const width = document.documentElement.clientWidth;
   const isInScroll = e => e.closest('.scroll') && !e.matches('.scroll');
@@ -123,7 +124,7 @@ def look_at(browser, page, width, dark, picture):
                 wrong.append(f"asks for {url}")
     if not seen["shown"]:
         wrong.append("has no charts")
-    wrong += [f"chart {chart['id']} has no curve" for chart in seen["shown"] if chart["curves"] == 0]
+    wrong += [f"chart {chart['id']} has no curve" for chart in seen["shown"] if chart["curves"] + chart["lone"] == 0]
     wrong += [f"a chart's read-out is `{r['text']}`" for r in read if not r["text"].lower().startswith("step ")]
     wrong += ["a chart's read-out is cut off" for r in read if not r["inside"]]
     if seen["scrolls"] or seen["wide"]:

@@ -11,6 +11,15 @@ pub(crate) struct Line {
     pub(crate) n_taken_together: usize,
 }
 
+impl Line {
+    /// The points without one beside them, of which a line shows nothing.
+    pub(crate) fn lone(&self) -> impl Iterator<Item = (f64, f64)> {
+        let is_there = |i: Option<usize>| i.and_then(|i| self.points.get(i)).is_some_and(|p| p.1.is_finite());
+        let is_lone = move |i: usize| is_there(Some(i)) && !is_there(i.checked_sub(1)) && !is_there(Some(i + 1));
+        self.points.iter().enumerate().filter(move |(i, _)| is_lone(*i)).map(|(_, p)| *p)
+    }
+}
+
 /// Neighbouring values that are not finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Missing {
@@ -117,6 +126,8 @@ mod tests {
         let few = envelope(&[(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)], 100);
         assert_eq!((few.points.len(), few.missing.len(), few.n_taken_together), (3, 1, 1));
         assert!(few.points[1].1.is_nan());
+        assert!(few.lone().eq([(0.0, 1.0), (2.0, 3.0)]));
+        assert_eq!(envelope(&ramp(3), 100).lone().count(), 0);
     }
 
     #[test]

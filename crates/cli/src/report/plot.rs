@@ -150,8 +150,10 @@ fn lines(chart: &Chart, x: Scale, y: Scale, class: &str) -> Markup {
             @let colour = format!("stroke:{}{dash}", curve.colour.var());
             path class=(match curve.style { Style::Faint => "faint", Style::Line => "line", Style::Dots => "thin" })
                  style=(colour) d=(d) {}
-            @if curve.style == Style::Dots || curve.line.points.len() == 1 {
+            @if curve.style == Style::Dots {
                 path.dots style=(colour) d=(dots(curve.line.points.iter().copied(), x, y)) {}
+            } @else {
+                path.dots style=(colour) d=(dots(curve.line.lone(), x, y)) {}
             }
         }
         @for curve in chart.curves.iter().filter(|c| !c.line.missing.is_empty() && c.style != Style::Line) {

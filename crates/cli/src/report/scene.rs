@@ -200,10 +200,12 @@ impl Scene {
         for curve in &chart.curves {
             let place = |&(px, py): &(f64, f64)| (area.x + x.at(px) * area.w, area.y + (1.0 - y.at(py)) * area.h);
             let points: Vec<(f64, f64)> = curve.line.points.iter().map(place).collect();
-            if curve.style == Style::Dots || points.len() == 1 {
-                for &(x, y) in points.iter().filter(|p| p.1.is_finite()) {
-                    self.shapes.push(Shape::Dot { x, y, r: 3.0, colour: curve.colour.hex() });
-                }
+            let dots: Vec<(f64, f64)> = match curve.style {
+                Style::Dots => points.clone(),
+                _ => curve.line.lone().map(|p| place(&p)).collect(),
+            };
+            for (x, y) in dots.into_iter().filter(|p| p.1.is_finite()) {
+                self.shapes.push(Shape::Dot { x, y, r: 3.0, colour: curve.colour.hex() });
             }
             let (width, opacity) = match curve.style {
                 Style::Faint => (1.0, 0.38),
