@@ -15,6 +15,7 @@ Examples:
   anemone watch runs/tiny              how is it going?
   anemone runs                         what was trained here, and how did it end?
   anemone eval runs/tiny               how good are its weights?
+  anemone report runs/tiny --open      its curves, times and checks as a page
   anemone generate runs/shakespeare    text from it, if it predicts tokens
   anemone import gpt2                  a model of Hugging Face's, to train further
   anemone devices                      what this machine can train on
@@ -66,6 +67,7 @@ pub(crate) enum Command {
     Doctor(Doctor),
     Inspect(Inspect),
     Run(Run),
+    Report(Report),
 }
 
 /// Train a model: a preset, or what a configuration file says
@@ -563,6 +565,47 @@ pub(crate) struct Run {
     /// How `--device soft` rounds: as IEEE has it, or as the Neural Engine is reported to
     #[arg(long, value_parser = arithmetic(), default_value = "ieee")]
     pub(crate) arithmetic: Arithmetic,
+}
+
+/// Make a report of runs: a page to read and show, and pictures
+///
+/// The page is one file that needs no network: curves, where the time went, compiles beside training, what ran and what
+/// was checked, the configuration. Several runs are compared side by side. A run need not have ended.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  anemone report runs/tiny                       runs/tiny/report/report.html, and pictures beside it
+  anemone report runs/tiny --open                ... shown in the browser
+  anemone report runs/tiny runs/tiny-2           compared, in the folder report
+  anemone report runs/tiny --out tiny.html       the page alone, there
+  anemone report runs/tiny --text                here in the terminal
+  anemone report runs/* --json | jq '.runs[] | [.name, .validation_loss]'
+
+Exit codes:
+  0  made
+  1  failed: a folder is none of a run, or a file could not be written
+  2  the command line is wrong")]
+pub(crate) struct Report {
+    /// The folder of a run
+    #[arg(required = true, value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+
+    /// The folder for page and pictures, made if it is not there; or a file (`*.html`) for the page alone. By default
+    /// `report` in the run's folder, or for several runs in the current one
+    #[arg(long, value_name = "DIR|FILE.html", conflicts_with_all = ["text", "json"])]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Show the page in the browser
+    #[arg(long, conflicts_with_all = ["text", "json"])]
+    pub(crate) open: bool,
+
+    /// Print a summary with small curves, and write nothing
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) text: bool,
+
+    /// Print the figures as one JSON object, and write nothing
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What `anemone run` runs a model on.

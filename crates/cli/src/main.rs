@@ -14,6 +14,7 @@ mod input;
 mod inspect;
 mod npy;
 mod progress;
+mod report;
 mod run;
 mod run_dir;
 mod runs;
@@ -79,6 +80,7 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(args, out),
         Command::Watch(args) => watch::run(args),
         Command::Runs(args) => runs::run(args, out),
+        Command::Report(args) => report::run(args, out),
     }
 }
 
