@@ -338,7 +338,13 @@ impl Trainer {
         let started = Instant::now();
         let step = self.state.step;
         let staleness = self.state.update - self.batch.kernel_update;
-        let times = self.forward_and_backward()?;
+        let times = match self.forward_and_backward() {
+            Ok(times) => times,
+            Err(e) => {
+                self.abandon_batch();
+                return Err(e);
+            }
+        };
         let device_s = times.device.as_secs_f64();
         let loss = self.environment.loss();
         let skipped = !loss.is_finite();
@@ -526,16 +532,19 @@ impl Trainer {
         loss.is_some_and(|l| l < self.config.train.stop_below)
     }
 
-    /// Adds the step's gradients to the batch's.
+    /// Adds the step's gradients to the batch's, where they are not added already.
     fn accumulate(&mut self) {
-        let gradients = (0..self.trained.len()).map(|i| self.environment.gradient(i));
         if self.config.train.accumulate > 1 {
             if self.batch.gradients.is_empty() {
-                self.batch.gradients = self.trained.iter().map(|p| vec![0.0; p.n_elements()]).collect();
+                let is_added = |i| self.environment.is_added(i);
+                let n = |(i, p): (usize, &ParamSpec)| if is_added(i) { 0 } else { p.n_elements() };
+                self.batch.gradients = self.trained.iter().enumerate().map(|p| vec![0.0; n(p)]).collect();
             }
             let first = self.batch.n_added == 0;
-            for (sum, gradient) in self.batch.gradients.iter_mut().zip(gradients) {
-                if first {
+            for (i, sum) in self.batch.gradients.iter_mut().enumerate() {
+                let gradient = self.environment.gradient(i);
+                if self.environment.is_added(i) {
+                } else if first {
                     sum.copy_from_slice(gradient);
                 } else {
                     sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
@@ -545,16 +554,22 @@ impl Trainer {
         self.batch.n_added += 1;
     }
 
+    /// Goes back to where the last update left the run: some gradients of the batch may be lost.
+    fn abandon_batch(&mut self) {
+        self.state.step -= std::mem::take(&mut self.batch.n_steps);
+        self.batch.n_added = 0;
+    }
+
     /// The update, and the kernels for the next batch; gives the norm of the gradients.
     fn end_batch(&mut self, lr: f32) -> Result<Option<f64>> {
         let result = self.update(lr);
-        let n_steps = std::mem::take(&mut self.batch.n_steps);
-        self.batch.n_added = 0;
         if result.is_err() {
             // The last update is where the run stands; it can be saved there.
-            self.state.step -= n_steps;
+            self.abandon_batch();
             return result;
         }
+        self.batch.n_steps = 0;
+        self.batch.n_added = 0;
         let over = self.state.step == self.config.train.steps || self.converged(self.state.last_loss);
         self.renew_kernels(over)?;
         self.finished = over;
@@ -568,10 +583,10 @@ impl Trainer {
             self.state.precision.left_out(&self.config.train)?;
             return Ok(None);
         }
-        let gradients: Vec<&[f32]> = match self.config.train.accumulate {
-            1 => (0..self.trained.len()).map(|i| self.environment.gradient(i)).collect(),
-            _ => self.batch.gradients.iter().map(Vec::as_slice).collect(),
-        };
+        let is_there = |i| self.config.train.accumulate == 1 || self.environment.is_added(i);
+        let gradient =
+            |i| if is_there(i) { self.environment.gradient(i) } else { self.batch.gradients[i].as_slice() };
+        let gradients: Vec<&[f32]> = (0..self.trained.len()).map(gradient).collect();
         // The sum of f32 squares in f64 is finite if and only if all of them are.
         let squares: f64 = gradients.iter().map(|g| optim::sum_of_squares(g)).sum();
         let divisor = n as f32 * self.state.precision.scale;

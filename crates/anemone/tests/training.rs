@@ -317,7 +317,7 @@ fn updates_left_out_are_not_counted_and_resume_bit_for_bit() {
         let train = |cuts: &[u64]| {
             let mut checkpoint: Option<Checkpoint> = None;
             for &until in cuts {
-                let data = Box::new(Gusts(Sine { inputs: 8, outputs: 6, rows: 16 }));
+                let data = Box::new(Gusts(Sine::new(8, 6, 16)));
                 let model = config.model.model(&*data).unwrap();
                 let mut trainer = Trainer::with_model(&config, &*model, data, open(&config)).unwrap();
                 if let Some(checkpoint) = &checkpoint {

@@ -7,12 +7,18 @@ use anemone_mil::ir::{DType, TensorType};
 /// One batch of a sine, whose target is itself: `sin(0.1 (t C + c))` at row `t` and channel `c`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sine {
-    /// Channels of the input.
-    pub inputs: usize,
-    /// Channels of the target.
-    pub outputs: usize,
-    /// Rows in a batch.
-    pub rows: usize,
+    inputs: usize,
+    outputs: usize,
+    rows: usize,
+    /// Input and target, once somebody has asked for them.
+    values: Option<[Vec<f32>; 2]>,
+}
+
+impl Sine {
+    /// A batch of `rows` rows with so many channels of the input and of the target.
+    pub fn new(inputs: usize, outputs: usize, rows: usize) -> Sine {
+        Sine { inputs, outputs, rows, values: None }
+    }
 }
 
 impl Data for Sine {
@@ -25,13 +31,15 @@ impl Data for Sine {
     }
 
     fn batch(&mut self, _: Part, _: u64, input: &mut [f32], target: &mut [f32]) -> Result<()> {
-        for (channels, values) in [(self.inputs, input), (self.outputs, target)] {
-            for c in 0..channels {
-                for t in 0..self.rows {
-                    values[c * self.rows + t] = f64::from((t * channels + c) as f32 * 0.1).sin() as f32;
-                }
-            }
-        }
+        let rows = self.rows;
+        let values = self.values.get_or_insert_with(|| {
+            [self.inputs, self.outputs].map(|channels| {
+                let value = |i: usize| f64::from((i % rows * channels + i / rows) as f32 * 0.1).sin() as f32;
+                (0..channels * rows).map(value).collect()
+            })
+        });
+        input.copy_from_slice(&values[0]);
+        target.copy_from_slice(&values[1]);
         Ok(())
     }
 }

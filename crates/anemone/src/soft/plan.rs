@@ -133,25 +133,21 @@ impl Plan {
         Ok(())
     }
 
-    /// Lets the products that these outputs are add to what they hold, where [`Memory::add`] says so. Gives which of
-    /// them do: those that are the product's alone.
-    pub(crate) fn accumulate(&mut self, outputs: &[usize]) -> Vec<bool> {
-        let mut accumulate = |&output: &usize| {
-            let place = &self.output_places[output];
-            let is_one = |p: &Place| p.kind == place.kind && p.slot == place.slot;
-            let n_outputs = self.output_places.iter().filter(|p| is_one(p)).count();
-            let n_reads = self.steps.iter().flat_map(|s| &s.reads).filter(|p| is_one(p)).count();
-            let mut writers = self.steps.iter_mut().filter(|s| s.writes.iter().any(is_one));
-            let (Some(step), None) = (writers.next(), writers.next()) else { return false };
-            match &mut step.work {
-                Work::Product(p) if p.start == Start::Zero && !step.fp16 && (n_outputs, n_reads) == (1, 0) => {
-                    p.accumulates = true;
-                }
-                _ => return false,
+    /// Lets an output be added to what it holds where [`Memory::add`] says so, if it is a product that no other value
+    /// shares; whether it is.
+    pub(crate) fn accumulate(&mut self, output: usize) -> bool {
+        let place = &self.output_places[output];
+        let is_it = |p: &Place| (p.kind, p.slot) == (place.kind, place.slot);
+        let is_read = self.steps.iter().flat_map(|s| &s.reads).any(is_it);
+        let mut writers = self.steps.iter_mut().filter(|s| s.writes.iter().any(is_it));
+        let (Some(step), None) = (writers.next(), writers.next()) else { return false };
+        match &mut step.work {
+            Work::Product(p) if p.start == Start::Zero && !step.fp16 && !is_read && self.is_own[output] => {
+                p.accumulates = true;
+                true
             }
-            true
-        };
-        outputs.iter().map(|o| accumulate(o)).collect()
+            _ => false,
+        }
     }
 
     #[cfg(test)]

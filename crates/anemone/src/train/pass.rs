@@ -25,12 +25,14 @@ pub(super) struct Times {
 }
 
 impl Trainer {
-    /// The loss and the gradients of the next batch, left in the environment.
+    /// The loss and the gradients of the next batch, left in the environment; of a loss that is not finite, not all
+    /// gradients.
     pub(super) fn forward_and_backward(&mut self) -> Result<Times> {
         let e = &mut self.environment;
         let (x, target) = e.batch_mut();
         self.data.batch(data::Part::Train, self.state.step, x, target)?;
         e.begin(self.state.precision.scale);
+        e.add(self.batch.n_added > 0);
         let Some(kernels) = &mut self.kernels else { return Err(Error::config("there are no kernels")) };
         let plan = &self.plan;
         let is_apart = self.device.is_apart();
@@ -43,6 +45,12 @@ impl Trainer {
         // this CPU.
         let mut waiting = Vec::new();
         for &part in &plan.parts {
+            if let Part::Host(part) | Part::Deferred(part) = part
+                && plan.adds_from() == Some(part)
+                && !e.loss().is_finite()
+            {
+                return Ok(times);
+            }
             match part {
                 Part::Host(part) => plan.run_host(part, e)?,
                 Part::Deferred(part) if !is_apart || plan.host_flops(part) < WORTH_A_THREAD => {

@@ -164,6 +164,11 @@ impl TrainPlan {
         self.host.flops[part]
     }
 
+    /// The first part of the host that may add to gradients of the steps before.
+    pub(crate) fn adds_from(&self) -> Option<usize> {
+        self.host.adds_from
+    }
+
     /// What runs where, for people.
     pub(crate) fn description(&self) -> &Description {
         &self.description

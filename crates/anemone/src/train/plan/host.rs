@@ -30,6 +30,9 @@ pub(super) struct HostSide {
     loss_scale: Option<ValueId>,
     loss: ValueId,
     gradients: Vec<ValueId>,
+    /// Which gradients are added to those of the steps before where they are computed, and the first part that does so.
+    is_added: Vec<bool>,
+    pub(super) adds_from: Option<usize>,
     n_x: usize,
     n_target: usize,
     /// Floating-point operations in matrix products, by part.
@@ -139,10 +142,21 @@ impl HostSide {
         };
         let (x, target) = (input(INPUT), input(TARGET));
         let flops = parts.iter().map(|p| p.iter().map(|&i| n_flops(f, &f.body.calls[i])).sum()).collect();
+        let part_of =
+            |id: ValueId| parts.iter().position(|p| p.iter().any(|&i| f.body.calls[i].outputs.contains(&id)));
+        let mut plan = Plan::in_parts(rest.main(), &Weights::new(), &ends)?;
+        // A step whose loss is not finite is left out, so what it would add must come after the loss.
+        let adds = |plan: &mut Plan, id: ValueId| match (slots.get(&id), part_of(loss), part_of(id)) {
+            (Some(&Slot::Output(i)), Some(loss), Some(part)) if loss < part && plan.accumulate(i) => Some(part),
+            _ => None,
+        };
+        let added_in: Vec<Option<usize>> = gradients.iter().map(|&id| adds(&mut plan, id)).collect();
         let side = HostSide {
             preparation: Plan::new(preparation.main(), &Weights::new())?,
             prepared_from: prepared_inputs.iter().filter_map(|&id| param_of(id)).collect(),
-            plan: Plan::in_parts(rest.main(), &Weights::new(), &ends)?,
+            plan,
+            adds_from: added_in.iter().flatten().min().copied(),
+            is_added: added_in.iter().map(Option::is_some).collect(),
             handed,
             slots,
             x,
@@ -230,6 +244,16 @@ impl Environment {
     /// A value made of parameters alone.
     pub(super) fn source<'a>(&'a self, source: Source, params: &'a [Vec<f32>]) -> &'a [f32] {
         self.side.value(source, &self.prepared, params)
+    }
+
+    /// Whether gradients that can be are added to those that are there, from now on.
+    pub(crate) fn add(&mut self, adds: bool) {
+        self.memory.add(adds);
+    }
+
+    /// Whether the gradient of a parameter that is trained is then the sum of all steps since it was not.
+    pub(crate) fn is_added(&self, param: usize) -> bool {
+        self.side.is_added[param]
     }
 
     /// The loss, after a step.
