@@ -6,6 +6,7 @@ mod sgd;
 
 use crate::error::{Error, Result};
 use crate::params::ParamSpec;
+use crate::soft::threads;
 use crate::weights_file::NamedTensor;
 use adamw::AdamW;
 use muon::Muon;
@@ -192,8 +193,19 @@ fn zeros(specs: &[ParamSpec], remembers: impl Fn(usize) -> bool) -> Vec<Vec<f32>
     specs.iter().enumerate().map(zeros).collect()
 }
 
-/// The sum of the squares, which for f32 numbers no f64 overflows at: it is finite if and only if they all are.
+/// The sum of the squares, which for f32 numbers no f64 overflows at: it is finite if and only if they all are. The
+/// same with any number of threads.
 pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
+    let n_pieces = x.len().div_ceil(PIECE);
+    if n_pieces < 2 {
+        return sum_of_piece(x);
+    }
+    let mut sums = vec![0.0; n_pieces];
+    threads::each(x.len(), sums.iter_mut().zip(x.chunks(PIECE)).collect(), |(sum, x)| *sum = sum_of_piece(x));
+    sums.iter().sum()
+}
+
+fn sum_of_piece(x: &[f32]) -> f64 {
     let square = |x: &f32| f64::from(*x) * f64::from(*x);
     pulp::Arch::new().dispatch(|| {
         let (chunks, rest) = x.as_chunks::<16>();
@@ -206,6 +218,9 @@ pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
         sums.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>()
     })
 }
+
+/// Elements that a thread works on at a time.
+const PIECE: usize = 1 << 16;
 
 /// The names of a checkpoint's tensors of optimizer state begin so.
 const PREFIX: &str = "optimizer.";

@@ -1,7 +1,8 @@
 //! Adam with decoupled weight decay.
 
-use super::{Optimizer, Update, decays, zeros};
+use super::{Optimizer, PIECE, Update, decays, zeros};
 use crate::params::ParamSpec;
+use crate::soft::threads;
 use pulp::Arch;
 
 pub(super) struct AdamW {
@@ -41,14 +42,19 @@ impl AdamW {
         let correction = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(n))) as f32;
         let (correction1, correction2) = (correction(beta1), correction(beta2));
         let (mean, square) = (&mut self.mean[index], &mut self.square[index]);
-        Arch::new().dispatch(|| {
-            for ((p, g), (m, v)) in p.iter_mut().zip(g).zip(mean.iter_mut().zip(square)) {
-                let g = scale * g;
-                *m = beta1 * *m + (1.0 - beta1) * g;
-                *v = beta2 * *v + (1.0 - beta2) * g * g;
-                let direction = (*m * correction1) / ((*v * correction2).sqrt() + epsilon);
-                *p -= lr * (direction + decay * *p);
-            }
+        let work = p.len();
+        let memory = mean.chunks_mut(PIECE).zip(square.chunks_mut(PIECE));
+        let pieces = p.chunks_mut(PIECE).zip(g.chunks(PIECE)).zip(memory).collect();
+        threads::each(work, pieces, |((p, g), (mean, square))| {
+            Arch::new().dispatch(|| {
+                for ((p, g), (m, v)) in p.iter_mut().zip(g).zip(mean.iter_mut().zip(square)) {
+                    let g = scale * g;
+                    *m = beta1 * *m + (1.0 - beta1) * g;
+                    *v = beta2 * *v + (1.0 - beta2) * g * g;
+                    let direction = (*m * correction1) / ((*v * correction2).sqrt() + epsilon);
+                    *p -= lr * (direction + decay * *p);
+                }
+            });
         });
     }
 }

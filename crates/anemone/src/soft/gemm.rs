@@ -12,7 +12,7 @@ use pulp::{Simd, WithSimd};
 use tile::{Rows, Tile};
 
 /// Rows of a panel of A: what one tile takes.
-const PANEL: usize = 8;
+pub(super) const PANEL: usize = 8;
 /// The most columns of a panel of B, which is as many as a tile of the widest vectors takes.
 const MOST_COLUMNS: usize = 48;
 /// Terms that are summed before the next block of A and B is laid out: a panel of B is then 36 KiB at most and stays
@@ -81,10 +81,11 @@ impl Gemm {
         (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * k + MOST_SKIPPED
     }
 
-    /// Lays A out in panels of rows, the terms of each together, as products read it.
-    pub(crate) fn pack(self, a: &[f32], packed: &mut [f32]) {
-        assert!(a.len() == self.m * self.k && packed.len() == self.n_packed());
-        dispatch(Pack { gemm: self, a, packed });
+    /// Lays A out in panels of rows, the terms of each together, as products read it: as many panels from that number
+    /// on as there is room for.
+    pub(crate) fn pack(self, a: &[f32], first: usize, packed: &mut [f32]) {
+        assert!(a.len() == self.m * self.k && first * PANEL * self.k + packed.len() <= self.n_packed());
+        dispatch(Pack { gemm: self, a, first, packed });
     }
 
     /// The rows of the product from `first` on, as many as there are in `c`, rounded to fp16 where asked for. Each
@@ -119,6 +120,7 @@ impl Gemm {
 struct Pack<'a> {
     gemm: Gemm,
     a: &'a [f32],
+    first: usize,
     packed: &'a mut [f32],
 }
 
@@ -128,7 +130,7 @@ impl WithSimd for Pack<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Gemm { m, k, transposed, .. } = self.gemm;
-        pack::left(simd, self.a, (m, k), transposed.0, 0..m, 0..k, self.packed);
+        pack::left(simd, self.a, (m, k), transposed.0, self.first * PANEL..m, 0..k, self.packed);
     }
 }
 

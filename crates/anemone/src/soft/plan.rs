@@ -96,6 +96,7 @@ impl Plan {
             versions: vec![1; self.inputs.len()],
             is_raw: vec![false; self.inputs.len()],
             done: vec![0; self.steps.len()],
+            seen: vec![0; self.steps.len()],
             adds: false,
         }
     }
@@ -123,10 +124,13 @@ impl Plan {
         for i in steps {
             let step = &self.steps[i];
             if let Some(input) = step.once {
-                if memory.done[i] == memory.versions[input] {
+                let version = memory.versions[input];
+                // An input that changes all the time is not worth packing.
+                let is_new = std::mem::replace(&mut memory.seen[i], version) != version;
+                if memory.done[i] == version || (is_new && matches!(step.work, Work::Pack(_))) {
                     continue;
                 }
-                memory.done[i] = memory.versions[input];
+                memory.done[i] = version;
             }
             step.run(memory)?;
         }
@@ -285,6 +289,9 @@ pub(super) enum Held {
     Other(usize),
 }
 
+/// Where an operand lies packed; the step and the input, if only while that has stayed the same.
+type Packed = (Place, Option<(usize, usize)>);
+
 /// Plans one function.
 pub(super) struct Planner<'a> {
     pub(super) f: &'a ValidFunction,
@@ -305,7 +312,7 @@ pub(super) struct Planner<'a> {
     buffers: Vec<Buffer>,
     uniform: HashMap<(u32, usize), Place>,
     /// Operands of products that have been packed, by place and shape.
-    packed: HashMap<(Place, Gemm), Place>,
+    packed: HashMap<(Place, Gemm), Packed>,
     keeps_inputs: bool,
     others: Vec<Option<Value>>,
 }
@@ -630,12 +637,14 @@ impl<'a> Planner<'a> {
         self.n_scratch = self.n_scratch.max(shape.n_scratch());
         let first = product.batch.first()?.0;
         if product.batch.iter().all(|at| at.0 == first) {
-            let Place { kind, slot, range } = &reads[0];
-            let (from, n) = (range.start + first, shape.m * shape.k);
-            let place = Place { kind: *kind, slot: *slot, range: from..from + n };
-            if let Some(packed) = self.packed(&place, shape, product.batch.len() > 1) {
-                product.is_packed = true;
+            let plain = reads[0].clone();
+            let from = plain.range.start + first;
+            let place = Place { range: from..from + shape.m * shape.k, ..plain.clone() };
+            if let Some((packed, packed_by)) = self.packed(&place, shape, product.batch.len() > 1) {
+                (product.is_packed, product.packed_by) = (true, packed_by);
                 reads[0] = packed;
+                // For when the input is new: products find A at the offset of the batch.
+                reads.extend(packed_by.map(|_| plain));
             }
         }
         self.step(Work::Product(product), reads, output)
@@ -643,15 +652,15 @@ impl<'a> Planner<'a> {
 
     /// Where the A of a product lies packed, if that is worth its while: because it is a constant, or stays the same for
     /// many runs, or is used by a whole batch.
-    fn packed(&mut self, place: &Place, shape: Gemm, is_shared: bool) -> Option<Place> {
+    fn packed(&mut self, place: &Place, shape: Gemm, is_shared: bool) -> Option<Packed> {
         let key = (place.clone(), Gemm { n: 0, ..shape });
-        if let Some(place) = self.packed.get(&key) {
-            return Some(place.clone());
+        if let Some(packed) = self.packed.get(&key) {
+            return Some(packed.clone());
         }
         let packed = if let Some(Content::Floats(x)) = &self.buffers[place.slot].content {
             let mut packed = Floats::zeros(shape.n_packed());
-            shape.pack(&x[place.range.clone()], &mut packed);
-            self.buffer(PlaceKind::Floats, packed.len(), Some(Content::Floats(packed)))
+            shape.pack(&x[place.range.clone()], 0, &mut packed);
+            (self.buffer(PlaceKind::Floats, packed.len(), Some(Content::Floats(packed))), None)
         } else {
             let kept = self.kept(place.slot);
             if kept.is_none() && !is_shared {
@@ -660,6 +669,7 @@ impl<'a> Planner<'a> {
             let packed = self.buffer(PlaceKind::Floats, shape.n_packed(), None);
             let (reads, writes) = (vec![place.clone()], vec![packed.clone()]);
             self.steps.push(Step { work: Work::Pack(shape), reads, writes, fp16: false, once: None });
+            let packed_by = kept.as_ref().map(|(input, _)| (self.steps.len() - 1, *input));
             if let Some((input, mut steps)) = kept {
                 steps.push(self.steps.len() - 1);
                 for i in steps {
@@ -667,7 +677,7 @@ impl<'a> Planner<'a> {
                     self.steps[i].writes.iter().for_each(|p| self.buffers[p.slot].pinned = true);
                 }
             }
-            packed
+            (packed, packed_by)
         };
         self.packed.insert(key, packed.clone());
         Some(packed)

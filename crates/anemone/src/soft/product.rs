@@ -14,6 +14,9 @@ pub(super) struct Product {
     pub(super) is_summed: bool,
     /// Whether there is one A for the whole batch, which a step before has laid out.
     pub(super) is_packed: bool,
+    /// Where A is packed only if its input has stayed the same: the step that packs it, and the input. A as it is comes
+    /// last among what the product reads.
+    pub(super) packed_by: Option<(usize, usize)>,
     /// Whether it may add to what its result holds already.
     pub(super) accumulates: bool,
     /// The input that B is, if it may have to be rounded first.
@@ -42,6 +45,8 @@ pub(super) struct Operands<'a> {
 /// How a product runs.
 #[derive(Clone, Copy)]
 pub(super) struct How {
+    /// Whether A is packed.
+    pub(super) packed: bool,
     /// Whether it adds to what is there.
     pub(super) adds: bool,
     /// Whether B is rounded to fp16 first.
@@ -52,7 +57,16 @@ pub(super) struct How {
 
 impl Product {
     pub(super) fn new(shape: Gemm, batch: Box<[(usize, usize)]>, start: Start) -> Product {
-        Product { shape, batch, start, is_summed: false, is_packed: false, accumulates: false, b_input: None }
+        Product {
+            shape,
+            batch,
+            start,
+            is_summed: false,
+            is_packed: false,
+            packed_by: None,
+            accumulates: false,
+            b_input: None,
+        }
     }
 
     /// Writes the products, or adds them to what is there.
@@ -62,7 +76,7 @@ impl Product {
         let rounding = Rounding { b: how.rounds_b, c: how.fp16 };
         let work = self.shape.n_flops() / 16 * self.batch.len();
         let sides = |&(at_a, at_b): &(usize, usize)| {
-            let a = if self.is_packed { Left::Packed(a) } else { Left::Plain(&a[at_a..][..m * k]) };
+            let a = if how.packed { Left::Packed(a) } else { Left::Plain(&a[at_a..][..m * k]) };
             (a, &b[at_b..][..k * n])
         };
         if self.is_summed {

@@ -5,10 +5,11 @@ use super::engine;
 use super::floats::Floats;
 use super::fp16;
 use super::gather::Picks;
-use super::gemm::Gemm;
+use super::gemm::{Gemm, PANEL};
 use super::pointwise::{Chain, MOST_LOADS, MOST_STORES};
-use super::product::{How, Operands, Product};
+use super::product::{How, Operands, Product, Start};
 use super::reduce::{Along, Reduce};
+use super::threads;
 use super::window::{Conv, Pool};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType, Type};
@@ -32,6 +33,8 @@ pub(crate) struct Memory {
     pub(super) is_raw: Vec<bool>,
     /// For each step, which of these it has last worked on, if it depends on one input alone.
     pub(super) done: Vec<u64>,
+    /// For each step that packs an input, which of these it has last seen.
+    pub(super) seen: Vec<u64>,
     /// Whether products that may add to what their results hold do so.
     pub(super) adds: bool,
 }
@@ -194,15 +197,25 @@ impl Step {
         let maybe = |i: usize| self.reads.get(i).map(|p| memory.read(p));
         match work {
             Work::Product(p) => {
-                let operands = Operands { a: read(0), b: read(1), start: maybe(2).unwrap_or(&[]) };
+                let is_stale = |(step, input): (usize, usize)| memory.done[step] != memory.versions[input];
+                let is_plain = p.packed_by.is_some_and(is_stale);
+                let a = if is_plain { read(self.reads.len() - 1) } else { read(0) };
+                let start = if p.start == Start::Zero { None } else { maybe(2) };
+                let operands = Operands { a, b: read(1), start: start.unwrap_or(&[]) };
                 let how = How {
+                    packed: p.is_packed && !is_plain,
                     adds: memory.adds && p.accumulates,
                     rounds_b: p.b_input.is_some_and(|i| memory.is_raw[i]),
                     fp16: self.fp16,
                 };
                 p.run(operands, out, how, scratch);
             }
-            Work::Pack(shape) => shape.pack(read(0), out),
+            Work::Pack(shape) => {
+                let x = read(0);
+                threads::over_units(x.len(), out, PANEL * shape.k, scratch, |first, out, _| {
+                    shape.pack(x, first, out);
+                });
+            }
             Work::Reduce(r) => r.run(read(0), out, scratch),
             Work::Softmax(a) => a.softmax(read(0), out, scratch),
             Work::LogSumExp(a) => a.log_sum_exp(read(0), out, scratch),

@@ -1,7 +1,7 @@
 //! Work over threads. It is cut by outputs, never by terms of a sum, so that results do not depend on their number.
 
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
-use rayon::prelude::{IntoParallelRefMutIterator, ParallelSliceMut};
+use rayon::prelude::{IntoParallelIterator, IntoParallelRefMutIterator, ParallelSliceMut};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::num::NonZero;
 use std::sync::OnceLock;
@@ -75,6 +75,14 @@ struct End<'a>(&'a Done);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.0.store(true, Ordering::Release);
+    }
+}
+
+/// Calls `f` for each of the pieces of `work` elementary operations in all, in any order.
+pub(crate) fn each<T: Send>(work: usize, pieces: Vec<T>, f: impl Fn(T) + Sync + Send) {
+    match pool() {
+        Some(pool) if n_parts(work) > 1 => pool.install(|| pieces.into_par_iter().for_each(f)),
+        _ => pieces.into_iter().for_each(f),
     }
 }
 

@@ -5,10 +5,11 @@ use super::programs::{DeviceCall, Form, WEIGHTS_PATH};
 use crate::config::{Io, Strategy};
 use crate::device::{Buffer, Device, Kernel, soft};
 use crate::error::{Error, Result};
+use crate::soft::threads;
 use anemone_mil::ir::DType;
 use anemone_mil::weights::WeightsWriter;
 use anemone_mil::{ValidProgram, Weights, validate};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -221,12 +222,15 @@ impl Kernels {
     ///
     /// If sizes do not fit.
     pub(crate) fn write_weights(&mut self, weights: &[&[f32]]) -> Result<()> {
-        for (call, w) in self.calls.iter_mut().zip(weights) {
-            if let Some(buffer) = &mut call.buffer {
-                buffer.write(w)?;
+        let work = weights.iter().map(|w| w.len()).sum();
+        let failed = Mutex::new(None);
+        let passed = |(call, w): (&mut CallWeights, &&[f32])| {
+            if let Some(Err(e)) = call.buffer.as_mut().map(|buffer| buffer.write(w)) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
             }
-        }
-        Ok(())
+        };
+        threads::each(work, self.calls.iter_mut().zip(weights).collect(), passed);
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// Runs the call of that index on what lies in the environment. `meanwhile` is done on this thread while the

@@ -49,7 +49,7 @@ fn check_one<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
     let a2 = if turned.0 { transposed(&a, m, k) } else { a.clone() };
     let b2 = if turned.1 { transposed(&b, k, n) } else { b.clone() };
     let mut packed = vec![f32::NAN; gemm.n_packed()];
-    simd.vectorize(Pack { gemm, a: &a2, packed: &mut packed });
+    simd.vectorize(Pack { gemm, a: &a2, first: 0, packed: &mut packed });
     let held = wide(m * n, 0.11);
     let (rows, columns) = (wide(m, 0.21), wide(n, 0.31));
     let first = m / 3;
