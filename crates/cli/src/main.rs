@@ -3,6 +3,7 @@
 
 mod args;
 mod check;
+mod configuration;
 mod devices;
 mod doctor;
 mod engine;
@@ -10,8 +11,10 @@ mod eval;
 mod fmt;
 mod generate;
 mod import;
+mod init;
 mod input;
 mod inspect;
+mod man;
 mod npy;
 mod progress;
 mod run;
@@ -64,6 +67,7 @@ fn set_up(args: &Args) -> anyhow::Result<()> {
 fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     match command {
         Command::Train(args) => train::run(args, out),
+        Command::Init(args) => init::run(args, out),
         Command::Eval(args) => eval::run(args, out),
         Command::Generate(args) => generate::run(args, out),
         Command::Import(args) => import::run(args, out),
@@ -74,6 +78,8 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(args, out),
         Command::Inspect(args) => inspect::run(args, out),
         Command::Run(args) => run::run(args, out),
+        Command::Completions(args) => man::completions(args, out),
+        Command::Man(args) => man::run(args, out),
     }
 }
 
