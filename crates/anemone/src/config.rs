@@ -289,7 +289,7 @@ impl Config {
 
     /// The configuration as TOML, complete.
     pub fn to_toml(&self) -> String {
-        // Every part of it has a form in TOML, as `check` makes sure.
+        // Every part of it has a form in TOML.
         toml::to_string(self).unwrap_or_default()
     }
 
@@ -299,10 +299,7 @@ impl Config {
     ///
     /// If a value is out of its range; the message names the key.
     pub fn check(&self) -> Result<()> {
-        let text = toml::to_string(self).map_err(|e| {
-            Error::config(format!("a value has no form in TOML, whose integers end at {}: {e}", i64::MAX))
-        })?;
-        schema::check(&text).map_err(|finding| Error::config(finding.message))?;
+        schema::check(&self.to_toml()).map_err(|finding| Error::config(finding.message))?;
         self.check_together()
     }
 

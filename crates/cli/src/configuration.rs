@@ -127,7 +127,6 @@ mod tests {
         ),
         ("instructions", "the machine's, as threads are"),
         ("help", "clap's"),
-        ("version", "clap's"),
     ];
 
     fn name(flag: &str) -> &str {

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Err(e) => {
             // What was printed before the error belongs above it.
             let _ = out.flush();
-            anstream::eprintln!("error: {e:#}");
+            anstream::eprintln!("error: {e:#}{}", advice(&e));
             ExitCode::FAILURE
         }
     }
@@ -80,6 +80,23 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(args, out),
         Command::Completions(args) => man::completions(args, out),
         Command::Man(args) => man::run(args, out),
+    }
+}
+
+/// What to do about an error of the system's, which does not say it.
+fn advice(e: &anyhow::Error) -> &'static str {
+    let system = |e: &(dyn std::error::Error + 'static)| {
+        let own = e.downcast_ref::<anemone::Error>().and_then(anemone::Error::io_kind);
+        own.or_else(|| e.downcast_ref::<io::Error>().map(io::Error::kind))
+    };
+    match e.chain().find_map(system) {
+        Some(io::ErrorKind::NotFound) => ": check the path",
+        Some(io::ErrorKind::PermissionDenied) => ": check who may read and write there",
+        Some(io::ErrorKind::IsADirectory) => ": name a file",
+        Some(io::ErrorKind::NotADirectory) => ": name a folder",
+        Some(io::ErrorKind::InvalidData) => ": check that the file is what it is taken for",
+        Some(io::ErrorKind::StorageFull) => ": make room",
+        _ => "",
     }
 }
 

@@ -55,7 +55,7 @@ impl RunDir {
                     }
                 }
             }
-            bail!("all run folders of `{name}` are taken");
+            bail!("all run folders of `{name}` are taken: name one with --run-dir");
         };
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| creating(parent))?;
@@ -75,7 +75,10 @@ impl RunDir {
         let lock = File::create(&lock_path).with_context(|| format!("create `{}`", lock_path.display()))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another process is training in `{}`", path.display()),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another process is training in `{}`: wait for it, or name another folder with --run-dir",
+                path.display()
+            ),
             // Some file systems have no locks; the run is no worse off than without.
             Err(TryLockError::Error(_)) => {}
         }

@@ -99,7 +99,11 @@ pub(crate) fn run(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Out
 fn run_name(args: &args::Train) -> anyhow::Result<String> {
     let what = args.what.as_deref().unwrap_or(DEFAULT_PRESET);
     let stem = Path::new(what).file_stem().and_then(|s| s.to_str());
-    Ok(stem.ok_or_else(|| anyhow!("`{what}` is no name of a preset or file"))?.to_string())
+    Ok(stem
+        .ok_or_else(|| {
+            anyhow!("`{what}` is no name of a preset or file: name one as `anemone help train` lists them")
+        })?
+        .to_string())
 }
 
 /// What `--plan --json` prints.
@@ -205,9 +209,10 @@ impl Run {
                     };
                     let e = anyhow!(e).context(format!("training stopped at step {}", self.trainer.n_steps()));
                     return Err(match saved {
-                        Ok(()) if self.saved_at > 0 => {
-                            e.context(format!("progress up to step {} is saved in {}", self.saved_at, self.dir))
-                        }
+                        Ok(()) if self.saved_at > 0 => e.context(format!(
+                            "progress up to step {} is saved, go on with `anemone train --resume --run-dir {}`",
+                            self.saved_at, self.dir
+                        )),
                         Ok(()) => e,
                         Err(s) => e.context(format!("and the checkpoint could not be written: {s:#}")),
                     });
@@ -277,7 +282,12 @@ fn replace_process(dir: &RunDir) -> anyhow::Error {
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,
-        Err(e) => return anyhow!("restart: this program's file cannot be found: {e}"),
+        Err(e) => {
+            return anyhow!(
+                "restart: this program's file cannot be found: {e}; the run is saved, go on with \
+                 `anemone train --resume --run-dir {dir}`"
+            );
+        }
     };
     let error = exec(Command::new(&program).args(&args));
     anyhow!(

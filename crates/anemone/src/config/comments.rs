@@ -5,7 +5,8 @@ use super::Config;
 use super::schema::Node;
 use serde_json::Value as Json;
 use std::fmt::Write;
-use toml::{Table, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 impl Config {
     /// The configuration as TOML, complete, each key under a comment: what it is, its values, its default. Keys that may be
@@ -19,39 +20,44 @@ impl Config {
     /// # Ok::<(), anemone::Error>(())
     /// ```
     pub fn to_commented_toml(&self) -> String {
-        // What was written as TOML can be read as TOML.
-        let table: Table = self.to_toml().parse().unwrap_or_default();
+        let text = self.to_toml();
         let mut out = String::new();
-        section(&mut out, "", &table, Node::root());
+        // What was written as TOML can be read as TOML.
+        if let Ok(table) = DeTable::parse(&text) {
+            section(&mut out, &text, "", table.get_ref(), Node::root());
+        }
         out.trim_start().to_string()
     }
 }
 
-/// The keys of a table, and below them its tables.
-fn section(out: &mut String, path: &str, table: &Table, node: Node) {
-    let Some(form) = node.table(table.get("kind").and_then(Value::as_str)) else { return };
+/// The keys of a table of this text, and below them its tables.
+fn section(out: &mut String, text: &str, path: &str, table: &DeTable<'_>, node: Node) {
+    let kind = table.get("kind").and_then(|kind| kind.get_ref().as_str());
+    let Some(form) = node.table(kind) else { return };
     let left_out = |is_table: bool| {
         form.properties().filter(move |(key, node)| !table.contains_key(*key) && node.is_table() == is_table)
     };
     for (key, value) in table {
+        let key = key.get_ref();
         let Some(property) = form.property(key) else { continue };
         if tables(value).is_empty() {
             let is_kind = key == "kind" && property.description().is_empty();
             let comment = if is_kind { kind_comment(form, node) } else { comment(property) };
-            let _ = writeln!(out, "# {comment}\n{key} = {value}");
+            let _ = writeln!(out, "# {comment}\n{key} = {}", &text[value.span()]);
         }
     }
     for (key, node) in left_out(false) {
         let _ = writeln!(out, "# {}\n# {key} = ...", comment(node));
     }
     for (key, value) in table {
+        let key = key.get_ref();
         let Some(node) = form.property(key) else { continue };
-        let (path, is_array) = (format!("{path}{key}"), value.is_array());
+        let (path, is_array) = (format!("{path}{key}"), value.get_ref().is_array());
         for table in tables(value) {
             let header = if is_array { format!("[[{path}]]") } else { format!("[{path}]") };
             let _ = writeln!(out, "\n# {}\n{header}", node.description());
             let node = if is_array { node.items().unwrap_or(node) } else { node };
-            section(out, &format!("{path}."), table, node);
+            section(out, text, &format!("{path}."), table, node);
         }
     }
     for (key, node) in left_out(true) {
@@ -60,10 +66,10 @@ fn section(out: &mut String, path: &str, table: &Table, node: Node) {
 }
 
 /// The tables that stand under headers of their own: one, or those of an array.
-fn tables(value: &Value) -> Vec<&Table> {
-    match value {
-        Value::Table(table) => vec![table],
-        Value::Array(items) => items.iter().filter_map(Value::as_table).collect(),
+fn tables<'a, 'i>(value: &'a Spanned<DeValue<'i>>) -> Vec<&'a DeTable<'i>> {
+    match value.get_ref() {
+        DeValue::Table(table) => vec![table],
+        DeValue::Array(items) => items.iter().filter_map(|item| item.get_ref().as_table()).collect(),
         _ => Vec::new(),
     }
 }
@@ -122,6 +128,7 @@ mod tests {
         let mut configs: Vec<Config> = PRESETS.iter().map(|name| Config::preset(name).unwrap()).collect();
         let mut odd = Config::default();
         odd.train.lr = 1e-9;
+        odd.train.seed = u64::MAX;
         odd.train.loss_scale = LossScale::Dynamic(DynamicScale { start: 4.0, ..DynamicScale::default() });
         odd.train.init_weights = Some("a \"b\"\\c.safetensors".into());
         odd.model = ModelConfig::Llama(Llama { lora: Some(Lora::default()), ..Llama::default() });

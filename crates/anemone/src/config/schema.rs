@@ -61,6 +61,11 @@ impl Node {
         properties.into_iter().flatten().map(|(key, value)| (key.as_str(), Node(value)))
     }
 
+    /// What a table must have.
+    fn required(self) -> impl Iterator<Item = &'static str> {
+        self.0["required"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    }
+
     pub(super) fn property(self, key: &str) -> Option<Node> {
         self.0.get("properties")?.get(key).map(Node)
     }
@@ -176,7 +181,7 @@ impl Check<'_> {
             },
             DeValue::Integer(n) => {
                 let digits = n.as_str().replace('_', "");
-                number(i64::from_str_radix(&digits, n.radix()).ok().map(|n| n as f64))
+                number(i128::from_str_radix(&digits, n.radix()).ok().map(|n| n as f64))
             }
             DeValue::Float(x) => number(x.as_str().replace('_', "").parse().ok()),
             DeValue::String(word) => {
@@ -210,7 +215,13 @@ impl Check<'_> {
                 None => return Err(self.unknown_key(form, path, key)),
             }
         }
-        Ok(())
+        match form.required().find(|key| table.get(*key).is_none()) {
+            Some(key) => {
+                let expected = form.property(key).and_then(Node::range).unwrap_or("a value".into());
+                Err(Finding { at, message: format!("`{path}` says no `{key}`, expected {expected}") })
+            }
+            None => Ok(()),
+        }
     }
 
     fn unknown_key(&self, form: Node, path: &str, key: &Spanned<impl AsRef<str>>) -> Finding {
@@ -257,8 +268,11 @@ fn unknown_word(path: &str, found: &str, words: &[&str], at: Range<usize>) -> Fi
 
 /// The name that is most like the one that was given, if any is like it at all: for hints about misspelt names.
 pub fn nearest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The measure of hints about flags, and its threshold.
-    let likeness = |name: &&str| strsim::jaro(given, name);
+    // One slip of the fingers, or the measure of hints about flags and its threshold.
+    let likeness = |name: &&str| match strsim::damerau_levenshtein(given, name) {
+        ..=1 => 1.0,
+        _ => strsim::jaro(given, name),
+    };
     names.into_iter().filter(|name| likeness(name) > 0.7).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
@@ -296,6 +310,8 @@ mod tests {
         }
         let message = check("[data]\nbatch = 3").unwrap_err().message;
         assert!(message.starts_with("`data` says no `kind`, expected one of `sine`, `digits`"), "{message}");
+        let message = check("[data]\nkind = \"sine\"").unwrap_err().with_line("");
+        assert_eq!(message, "line 1: `data` says no `rows`, expected 1 or more");
         let message = check("[train]\nzzz = 3").unwrap_err().message;
         assert!(
             message.ends_with("`stop_below`") && message.contains("expected one of `accumulate`, "),
@@ -324,6 +340,7 @@ mod tests {
     #[test]
     fn what_is_like_nothing_has_no_hint() {
         assert_eq!(nearest("digit", ["tiny", "digits"]), Some("digits"));
+        assert_eq!(nearest("gtp", ["mlp", "gpt"]), Some("gpt"));
         assert_eq!(nearest("huge", ["tiny", "digits"]), None);
     }
 }
