@@ -42,8 +42,9 @@ pub struct Update {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum OptimizerConfig {
-    /// Stochastic gradient descent: `v = momentum v + g`, `p -= lr v`, or with Nesterov's momentum
-    /// `p -= lr (g + momentum v)`.
+    /// Stochastic gradient descent.
+    ///
+    /// `v = momentum v + g`, `p -= lr v`, or with Nesterov's momentum `p -= lr (g + momentum v)`.
     Sgd {
         /// How much of the last update's direction is kept; 0 for none.
         #[serde(default)]
@@ -57,18 +58,20 @@ pub enum OptimizerConfig {
         #[schemars(range(min = 0))]
         weight_decay: f32,
     },
-    /// Adam with decoupled weight decay (Loshchilov, Hutter 2019): `m` and `v` are running means of the gradient
-    /// and its square, both corrected for starting at 0; `p -= lr (m / (sqrt(v) + epsilon) + weight_decay p)`.
+    /// Adam with decoupled weight decay (Loshchilov, Hutter 2019).
+    ///
+    /// `m` and `v` are running means of the gradient and its square, both corrected for starting at 0;
+    /// `p -= lr (m / (sqrt(v) + epsilon) + weight_decay p)`.
     AdamW {
-        /// How much of `m` is kept at a step.
+        /// How much of the running mean of the gradient is kept at a step.
         #[serde(default = "beta1")]
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         beta1: f32,
-        /// How much of `v` is kept at a step.
+        /// How much of the running mean of its square is kept at a step.
         #[serde(default = "beta2")]
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         beta2: f32,
-        /// Keeps the quotient finite.
+        /// What is added to the root of the mean square, which keeps the quotient finite.
         #[serde(default = "epsilon")]
         #[schemars(extend("exclusiveMinimum" = 0))]
         epsilon: f32,
@@ -77,8 +80,9 @@ pub enum OptimizerConfig {
         #[schemars(range(min = 0))]
         weight_decay: f32,
     },
-    /// Muon (Keller Jordan 2024) for hidden matrices: the running mean of the gradient is made orthogonal by five
-    /// Newton-Schulz steps. Everything else, and the parameters named in `adamw`, is left to AdamW with betas of 0.9
+    /// Muon (Keller Jordan 2024) for hidden matrices, AdamW for everything else.
+    ///
+    /// The running mean of the gradient is made orthogonal by five Newton-Schulz steps. Everything else, and the parameters named in `adamw`, is left to AdamW with betas of 0.9
     /// and 0.95.
     Muon {
         /// How much of the running mean is kept at a step.

@@ -99,7 +99,7 @@ fn text(family: Family) -> anyhow::Result<String> {
     }
     let [first, second] = data;
     Ok(format!(
-        "# {what}\n{first}{second}# `anemone train FILE --plan` says what a step would do where, `anemone train FILE --print-config` what holds.\n\n{}",
+        "# {what}\n{first}{second}# `anemone train FILE --plan` says what a step would do where.\n\n{}",
         config.to_commented_toml()
     ))
 }

@@ -55,7 +55,9 @@ fn section(out: &mut String, text: &str, path: &str, table: &DeTable<'_>, node: 
         let (path, is_array) = (format!("{path}{key}"), value.get_ref().is_array());
         for table in tables(value) {
             let header = if is_array { format!("[[{path}]]") } else { format!("[{path}]") };
-            let _ = writeln!(out, "\n# {}\n{header}", node.description());
+            // A table that may be a number as well says so.
+            let comment = if node.range().is_some() { comment(node) } else { node.description() };
+            let _ = writeln!(out, "\n# {comment}\n{header}");
             let node = if is_array { node.items().unwrap_or(node) } else { node };
             section(out, text, &format!("{path}."), table, node);
         }

@@ -301,7 +301,7 @@ mod tests {
             ("[model]\nkind = \"gtp\"", 2, "`gpt`"),
             ("[optimizer]\nkind = \"adam\"", 2, "`adamw`"),
             ("[train]\nnon_finite = \"skipp\"", 2, "`skip`"),
-            ("[device]\nchip = \"m14\"", 2, "`m1`"),
+            ("[device]\nchip = \"m44\"", 2, "`m4`"),
             ("[model]\nkind = \"mlp\"\ninit = [{ kind = \"zeroes\" }]", 3, "`zeros`"),
         ] {
             let message = check(text).unwrap_err().with_line(text);

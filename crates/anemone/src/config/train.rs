@@ -150,13 +150,13 @@ impl From<f32> for LossScale {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DynamicScale {
-    /// The first.
+    /// The scale at the start.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub start: f32,
-    /// The least.
+    /// The least scale.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub min: f32,
-    /// The largest.
+    /// The largest scale.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub max: f32,
     /// It is doubled after so many updates without a number that is not finite.
