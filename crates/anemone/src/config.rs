@@ -1,7 +1,9 @@
 //! The configuration of a run: what `config.toml` says, with a default for everything.
 
+mod comments;
 mod data;
 mod presets;
+mod schema;
 mod train;
 
 use crate::data::{Data, Layout};
@@ -14,18 +16,20 @@ use anemone_mil::ir::TensorType;
 use anemone_mil::limits::Chip;
 pub use data::{DataConfig, DigitsConfig, ShakespeareConfig, TensorsConfig, TextConfig, TokensConfig};
 pub use presets::PRESETS;
+pub use schema::nearest;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use train::*;
 
 /// A whole run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What is trained.
     pub model: ModelConfig,
-    /// On what.
+    /// What it is trained on.
     pub data: DataConfig,
-    /// How.
+    /// How it is trained.
     pub train: TrainConfig,
     /// How it is tried meanwhile.
     pub eval: EvalConfig,
@@ -35,14 +39,14 @@ pub struct Config {
     pub weights: WeightsConfig,
     /// What runs where.
     pub plan: PlanConfig,
-    /// Where.
+    /// Where it runs.
     pub device: DeviceConfig,
     /// When progress is saved.
     pub checkpoint: CheckpointConfig,
 }
 
 /// What is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum ModelConfig {
     /// Linear layers with an activation between them.
@@ -128,7 +132,7 @@ impl ModelConfig {
 }
 
 /// How kernels get new weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WeightsConfig {
     /// Compiled in, or passed in.
@@ -137,6 +141,7 @@ pub struct WeightsConfig {
     pub overlap: bool,
     /// With `overlap`: what the update is multiplied by whose gradients were computed while the next kernels were
     /// compiled, from weights that lack the update before it.
+    #[schemars(range(min = 0))]
     pub stale_scale: f32,
     /// The element type of the programs' inputs and outputs. `fp32` falls back to `fp16` where it is refused.
     pub io: Io,
@@ -157,7 +162,7 @@ impl Default for WeightsConfig {
 }
 
 /// What runs where.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PlanConfig {
     /// Where the gradients of weights are computed: products of two activations, summed over the batch.
@@ -167,7 +172,7 @@ pub struct PlanConfig {
 }
 
 /// Where something is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
     /// On the host, in f32, while the device computes what comes next.
@@ -178,7 +183,7 @@ pub enum Place {
 }
 
 /// How a kernel gets new weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
     /// Weights are constants of the program, so that every update compiles again.
@@ -189,7 +194,7 @@ pub enum Strategy {
 }
 
 /// The element type of a program's inputs and outputs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Io {
     /// The host converts.
@@ -200,19 +205,24 @@ pub enum Io {
 }
 
 /// Where it runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceConfig {
     /// Which device.
     pub select: Select,
-    /// The chip whose rules the software engine follows, `m1` to `m5`.
+    /// The chip whose rules the software engine follows.
+    #[schemars(extend("enum" = Chip::ALL.map(Chip::as_str)))]
     pub chip: String,
     /// How the software engine rounds.
     pub arithmetic: Arithmetic,
     /// On the Neural Engine: whether programs that were compiled before get new weights by the donor patch, where that
-    /// works; see [`apple::Options`](crate::device::apple::Options).
+    /// works.
+    ///
+    /// See [`apple::Options`](crate::device::apple::Options).
     pub donor_patch: bool,
-    /// Faults on purpose, for tests; see [`Faults`](crate::device::Faults).
+    /// Faults on purpose, for tests, as `anemone train --inject` takes them.
+    ///
+    /// See [`Faults`](crate::device::Faults).
     #[serde(skip_serializing_if = "String::is_empty")]
     pub inject: String,
 }
@@ -251,7 +261,7 @@ impl DeviceConfig {
 }
 
 /// When progress is saved.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
     /// A checkpoint is written at the first update after this many steps; 0 for only at restarts and at the end.
@@ -269,10 +279,11 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// If it is no TOML, or has a key or value that is none; with line and column.
+    /// If it is no TOML, or has a key or value that is none; with the line, and the nearest key or value there is.
     pub fn from_toml(text: &str) -> Result<Config> {
+        schema::check(text).map_err(|finding| Error::config(finding.with_line(text)))?;
         let config: Config = toml::from_str(text).map_err(|e| Error::config(e.to_string().trim().to_string()))?;
-        config.check()?;
+        config.check_together()?;
         Ok(config)
     }
 
@@ -288,17 +299,16 @@ impl Config {
     ///
     /// If a value is out of its range; the message names the key.
     pub fn check(&self) -> Result<()> {
-        let positive = |ok: bool, key: &str, found: &dyn std::fmt::Display, expected: &str| match ok {
-            true => Ok(()),
-            false => Err(Error::config(format!("`{key}` is {found}, expected {expected}"))),
-        };
+        schema::check(&self.to_toml()).map_err(|finding| Error::config(finding.message))?;
+        self.check_together()
+    }
+
+    /// Checks what one value alone cannot say.
+    fn check_together(&self) -> Result<()> {
         self.train.check()?;
-        let scale = self.weights.stale_scale;
-        positive(scale.is_finite() && scale >= 0.0, "weights.stale_scale", &scale, "0 or more")?;
         self.data.check()?;
         self.optimizer.check()?;
-        self.device.options()?;
-        Ok(())
+        self.device.options().map(|_| ())
     }
 
     /// What must not change between a checkpoint and the run that resumes it, as TOML. How long to train, when to

@@ -210,7 +210,9 @@ impl Version {
 }
 
 /// Which device to open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Select {
     /// The best that is known to work here: the software engine, unless whoever asks knows better. The command

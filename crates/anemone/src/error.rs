@@ -100,6 +100,13 @@ impl Error {
         }
     }
 
+    /// What the operating system said, if it was at fault.
+    pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
+        let source = self.0.source.as_ref()?;
+        let inner = source.downcast_ref::<Error>().and_then(Error::io_kind);
+        inner.or_else(|| source.downcast_ref::<std::io::Error>().map(std::io::Error::kind))
+    }
+
     /// Whether a configuration or call was at fault.
     pub fn is_config(&self) -> bool {
         self.kind() == Kind::Config
@@ -171,5 +178,8 @@ mod tests {
         let e = Error::budget("119 compiles are used up").context("compile `fc1`");
         assert_eq!(e.to_string(), "compile `fc1`: 119 compiles are used up");
         assert!(e.is_budget() && !e.is_device());
+        assert_eq!(e.io_kind(), None);
+        let missing = Error::io("open", Path::new("a"), std::io::ErrorKind::NotFound.into()).context("resume");
+        assert_eq!(missing.io_kind(), Some(std::io::ErrorKind::NotFound));
     }
 }

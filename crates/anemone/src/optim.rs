@@ -10,6 +10,7 @@ use crate::soft::threads;
 use crate::weights_file::NamedTensor;
 use adamw::AdamW;
 use muon::Muon;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sgd::Sgd;
 
@@ -39,53 +40,66 @@ pub struct Update {
 
 /// The optimizer and its own settings, as `config.toml` has them. Weight decay acts on the
 /// parameters that their model says decay: matrices, kernels and tables, but not biases and scales.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum OptimizerConfig {
-    /// Stochastic gradient descent: `v = momentum v + g`, `p -= lr v`, or with Nesterov's momentum
-    /// `p -= lr (g + momentum v)`.
+    /// Stochastic gradient descent.
+    ///
+    /// `v = momentum v + g`, `p -= lr v`, or with Nesterov's momentum `p -= lr (g + momentum v)`.
     Sgd {
-        /// 0 for none.
+        /// How much of the last update's direction is kept; 0 for none.
         #[serde(default)]
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         momentum: f32,
         /// Whether the gradient is looked at from one step ahead.
         #[serde(default)]
         nesterov: bool,
         /// How much of a matrix is added to its gradient.
         #[serde(default)]
+        #[schemars(range(min = 0))]
         weight_decay: f32,
     },
-    /// Adam with decoupled weight decay (Loshchilov, Hutter 2019): `m` and `v` are running means of the gradient
-    /// and its square, both corrected for starting at 0; `p -= lr (m / (sqrt(v) + epsilon) + weight_decay p)`.
+    /// Adam with decoupled weight decay (Loshchilov, Hutter 2019).
+    ///
+    /// `m` and `v` are running means of the gradient and its square, both corrected for starting at 0;
+    /// `p -= lr (m / (sqrt(v) + epsilon) + weight_decay p)`.
     AdamW {
-        /// How much of `m` is kept at a step.
+        /// How much of the running mean of the gradient is kept at a step.
         #[serde(default = "beta1")]
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         beta1: f32,
-        /// How much of `v` is kept at a step.
+        /// How much of the running mean of its square is kept at a step.
         #[serde(default = "beta2")]
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         beta2: f32,
-        /// Keeps the quotient finite.
+        /// What is added to the root of the mean square, which keeps the quotient finite.
         #[serde(default = "epsilon")]
+        #[schemars(extend("exclusiveMinimum" = 0))]
         epsilon: f32,
         /// The share of a matrix that is taken off it at a step, times the learning rate.
         #[serde(default)]
+        #[schemars(range(min = 0))]
         weight_decay: f32,
     },
-    /// Muon (Keller Jordan 2024) for hidden matrices: the running mean of the gradient is made orthogonal by five
-    /// Newton-Schulz steps. Everything else, and the parameters named in `adamw`, is left to AdamW with betas of 0.9
+    /// Muon (Keller Jordan 2024) for hidden matrices, AdamW for everything else.
+    ///
+    /// The running mean of the gradient is made orthogonal by five Newton-Schulz steps. Everything else, and the parameters named in `adamw`, is left to AdamW with betas of 0.9
     /// and 0.95.
     Muon {
         /// How much of the running mean is kept at a step.
         #[serde(default = "muon_momentum")]
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         momentum: f32,
         /// Whether the gradient is looked at from one step ahead.
         #[serde(default = "yes")]
         nesterov: bool,
         /// The share of a matrix that is taken off it at a step, times its learning rate.
         #[serde(default)]
+        #[schemars(range(min = 0))]
         weight_decay: f32,
         /// The learning rate of AdamW as a share of that of Muon.
         #[serde(default = "adamw_lr")]
+        #[schemars(extend("exclusiveMinimum" = 0))]
         adamw_lr: f32,
         /// Matrices that AdamW moves: embeddings and classifiers, by a part of their dotted name.
         #[serde(default = "adamw_names")]
@@ -144,35 +158,13 @@ impl OptimizerConfig {
         }
     }
 
-    /// Checks what types cannot say.
-    ///
-    /// # Errors
-    ///
-    /// If a value is out of its range; the message names the key.
-    pub fn check(&self) -> Result<()> {
-        let within = |key: &str, x: f32, ok: bool, expected: &str| match ok {
-            true => Ok(()),
-            false => Err(Error::config(format!("`optimizer.{key}` is {x}, expected {expected}"))),
-        };
-        let below_one = |key: &str, x: f32| within(key, x, (0.0..1.0).contains(&x), "0 or more and below 1");
-        let decay = |x: f32| within("weight_decay", x, x >= 0.0 && x.is_finite(), "0 or more");
-        match *self {
-            OptimizerConfig::Sgd { momentum, nesterov, weight_decay } => {
-                below_one("momentum", momentum)?;
-                within("momentum", momentum, !nesterov || momentum > 0.0, "above 0 with `nesterov`")?;
-                decay(weight_decay)
+    /// Checks what one value alone cannot say.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            OptimizerConfig::Sgd { momentum: 0.0, nesterov: true, .. } => {
+                Err(Error::config("`optimizer.momentum` is 0, expected above 0 with `nesterov`"))
             }
-            OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay } => {
-                below_one("beta1", beta1)?;
-                below_one("beta2", beta2)?;
-                within("epsilon", epsilon, epsilon > 0.0 && epsilon.is_finite(), "a number above 0")?;
-                decay(weight_decay)
-            }
-            OptimizerConfig::Muon { momentum, weight_decay, adamw_lr, .. } => {
-                below_one("momentum", momentum)?;
-                within("adamw_lr", adamw_lr, adamw_lr > 0.0 && adamw_lr.is_finite(), "a number above 0")?;
-                decay(weight_decay)
-            }
+            _ => Ok(()),
         }
     }
 }

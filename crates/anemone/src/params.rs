@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::random::Random;
 use crate::weights_file::NamedTensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A parameter as its model declares it.
@@ -21,7 +22,7 @@ pub struct ParamSpec {
 }
 
 /// The first value of a parameter.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Init {
     /// All 0.

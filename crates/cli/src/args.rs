@@ -1,5 +1,7 @@
 //! The arguments of the command line: what is a string there has its type here.
 
+mod setup;
+
 use anemone::Instructions;
 use anemone::config::{Place, Strategy};
 use anemone::device::{Arithmetic, Faults, Select};
@@ -7,6 +9,7 @@ use anemone_mil::Chip;
 use anemone_mil::ir::Version;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+pub(crate) use setup::{Completions, Family, Init, Man};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -14,6 +17,7 @@ Examples:
   anemone train                        train the preset `tiny`, a two-layer network
   anemone watch runs/tiny              how is it going?
   anemone runs                         what was trained here, and how did it end?
+  anemone init gpt                     a configuration to start from, with comments
   anemone eval runs/tiny               how good are its weights?
   anemone report runs/tiny --open      its curves, times and checks as a page
   anemone generate runs/shakespeare    text from it, if it predicts tokens
@@ -26,12 +30,13 @@ Examples:
   anemone run model.mlpackage --input x=x.npy --output results
   anemone fmt --check *.mil            which files are not laid out as coremlc does it?
 
-`anemone help <command>` says more about a command.
+`anemone help <command>` says more about a command, `anemone man` what manuals say.
 
 Exit codes:
-  0  success
-  1  the command found errors, or failed
-  2  the command line is wrong";
+  0    success
+  1    the command found errors, or failed; the last line says what to do
+  2    the command line is wrong
+  130  interrupted twice";
 
 /// Train neural networks on Apple's Neural Engine, or on its software twin on any other machine.
 #[derive(Debug, Parser)]
@@ -57,6 +62,7 @@ pub(crate) enum Command {
     Train(Train),
     Watch(Watch),
     Runs(Runs),
+    Init(Init),
     Eval(Eval),
     Generate(Generate),
     Import(Import),
@@ -68,6 +74,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     Run(Run),
     Report(Report),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Train a model: a preset, or what a configuration file says
@@ -85,6 +93,7 @@ Examples:
   anemone train digits                           handwritten digits; digits-convnet with convolutions
   anemone train shakespeare                      a small transformer on the characters of plays
   anemone train shakespeare --plan               what its steps would do where
+  anemone train digits --print-config > my.toml  its configuration, with a comment for each key
   anemone train my.toml --run-dir runs/mine      your own configuration
   anemone train my.toml --lr 3e-4 --clip 1       ... with another learning rate, gradients clipped
   anemone train --resume --run-dir runs/mine     go on where it was saved
@@ -160,7 +169,7 @@ pub(crate) struct Train {
     #[arg(long, overrides_with = "no_overlap")]
     pub(crate) overlap: bool,
 
-    /// With baked weights: wait for every compile
+    /// With baked weights: wait for every compile [config: weights.overlap]
     #[arg(long, overrides_with = "overlap")]
     pub(crate) no_overlap: bool,
 
@@ -181,6 +190,11 @@ pub(crate) struct Train {
     /// published figures), and train nothing
     #[arg(long, conflicts_with_all = ["resume", "quiet"])]
     pub(crate) plan: bool,
+
+    /// Print the whole configuration that would be trained, flags included, with a comment for each key, and train
+    /// nothing
+    #[arg(long, conflicts_with_all = ["plan", "quiet"])]
+    pub(crate) print_config: bool,
 
     /// Compute activations again in the backward pass instead of keeping them: less memory, more work
     /// [config: plan.recompute]
@@ -211,7 +225,7 @@ pub(crate) struct Train {
     #[arg(long, value_name = "DIR")]
     pub(crate) tensorboard: Option<PathBuf>,
 
-    /// Print the final report, or the plan, as JSON
+    /// Print the final report, the plan or the configuration as JSON
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -494,7 +508,11 @@ pub(crate) struct Fmt {
 #[command(after_help = "\
 Examples:
   anemone devices
-  anemone devices --json | jq '.devices[] | select(.usable) | .name'")]
+  anemone devices --json | jq '.devices[] | select(.usable) | .name'
+
+Exit codes:
+  0  shown
+  2  the command line is wrong")]
 pub(crate) struct Devices {
     /// Print one JSON object
     #[arg(long)]
@@ -526,7 +544,12 @@ pub(crate) struct Doctor {
 #[command(after_help = "\
 Examples:
   anemone inspect model.mlpackage
-  anemone inspect --json model.mlmodelc | jq '.functions[0].ops'")]
+  anemone inspect --json model.mlmodelc | jq '.functions[0].ops'
+
+Exit codes:
+  0  shown
+  1  failed: a file is missing or damaged
+  2  the command line is wrong")]
 pub(crate) struct Inspect {
     /// A `.mil`, `.mlmodelc`, `.mlpackage` or `.mlmodel`; its weights files need not be there
     #[arg(value_name = "PATH")]
@@ -544,7 +567,12 @@ pub(crate) struct Inspect {
 #[command(after_help = "\
 Examples:
   anemone run model.mlpackage --input x=x.npy --output results
-  anemone run model.mil --input x=x.npy --output results --device soft")]
+  anemone run model.mil --input x=x.npy --output results --device soft
+
+Exit codes:
+  0  the outputs are written
+  1  failed: a file is missing or damaged, or an input is not what the model takes
+  2  the command line is wrong")]
 pub(crate) struct Run {
     /// A `.mil`, `.mlmodelc`, `.mlpackage` or `.mlmodel`, with its weights files beside it
     #[arg(value_name = "MODEL")]
@@ -679,6 +707,20 @@ mod tests {
     #[test]
     fn the_arguments_are_well_formed() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_and_exit_codes() {
+        for command in Args::command().get_subcommands() {
+            let help = command.get_after_help().map(|help| help.to_string()).unwrap_or_default();
+            let example = format!("\n  anemone {} ", command.get_name());
+            assert!(format!("{help} ").replace('\n', " \n").contains(&example), "{}: {help}", command.get_name());
+            assert!(
+                help.contains("Examples:\n") && help.contains("\nExit codes:\n  0  "),
+                "{}",
+                command.get_name()
+            );
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &args::Fmt, out: &mut dyn Write) -> anyhow::Result<Outco
         }
     }
     if n_failed > 0 {
-        bail!("{n_failed} of {} files were left as they are", args.paths.len());
+        bail!("{n_failed} of {} files were left as they are: mend what is named above", args.paths.len());
     }
     Ok(if n_changed > 0 { Outcome::Found } else { Outcome::Clean })
 }

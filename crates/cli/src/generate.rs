@@ -101,7 +101,7 @@ impl Words {
                 let number = |word: &str| {
                     word.parse().with_context(|| {
                         format!(
-                            "`{word}` in the prompt: there is no tokenizer, so that numbers of tokens are expected"
+                            "`{word}` in the prompt: there is no tokenizer, so that numbers of tokens are expected; name one with --tokenizer"
                         )
                     })
                 };
@@ -110,7 +110,7 @@ impl Words {
             (None, None) => bail!("there is no tokenizer: give tokens as numbers, for instance `--prompt 1`"),
         };
         if tokens.is_empty() {
-            bail!("the prompt is empty, expected one token or more");
+            bail!("the prompt is empty, expected one token or more: give some with --prompt");
         }
         Ok(tokens)
     }

@@ -3,6 +3,7 @@
 
 mod args;
 mod check;
+mod configuration;
 mod devices;
 mod doctor;
 mod engine;
@@ -10,8 +11,10 @@ mod eval;
 mod fmt;
 mod generate;
 mod import;
+mod init;
 mod input;
 mod inspect;
+mod man;
 mod npy;
 mod progress;
 mod report;
@@ -53,7 +56,7 @@ fn main() -> ExitCode {
         Err(e) => {
             // What was printed before the error belongs above it.
             let _ = out.flush();
-            anstream::eprintln!("error: {e:#}");
+            anstream::eprintln!("error: {e:#}{}", advice(&e));
             ExitCode::FAILURE
         }
     }
@@ -68,6 +71,7 @@ fn set_up(args: &Args) -> anyhow::Result<()> {
 fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     match command {
         Command::Train(args) => train::run(args, out),
+        Command::Init(args) => init::run(args, out),
         Command::Eval(args) => eval::run(args, out),
         Command::Generate(args) => generate::run(args, out),
         Command::Import(args) => import::run(args, out),
@@ -81,6 +85,25 @@ fn run(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Watch(args) => watch::run(args),
         Command::Runs(args) => runs::run(args, out),
         Command::Report(args) => report::run(args, out),
+        Command::Completions(args) => man::completions(args, out),
+        Command::Man(args) => man::run(args, out),
+    }
+}
+
+/// What to do about an error of the system's, which does not say it.
+fn advice(e: &anyhow::Error) -> &'static str {
+    let system = |e: &(dyn std::error::Error + 'static)| {
+        let own = e.downcast_ref::<anemone::Error>().and_then(anemone::Error::io_kind);
+        own.or_else(|| e.downcast_ref::<io::Error>().map(io::Error::kind))
+    };
+    match e.chain().find_map(system) {
+        Some(io::ErrorKind::NotFound) => ": check the path",
+        Some(io::ErrorKind::PermissionDenied) => ": check who may read and write there",
+        Some(io::ErrorKind::IsADirectory) => ": name a file",
+        Some(io::ErrorKind::NotADirectory) => ": name a folder",
+        Some(io::ErrorKind::InvalidData) => ": check that the file is what it is taken for",
+        Some(io::ErrorKind::StorageFull) => ": make room",
+        _ => "",
     }
 }
 

@@ -24,7 +24,7 @@ fn read_from(reader: impl Read) -> Result<Tensor> {
     let order = npy.order();
     let shape = npy.shape().iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>()?;
     let npyz::DType::Plain(ty) = npy.dtype() else {
-        bail!("elements are records, expected numbers");
+        bail!("elements are records, expected numbers: save each field as an array of its own");
     };
     let tensor = match (ty.type_char(), ty.size_field()) {
         (TypeChar::Float, 2) => floats(DType::Fp16, &shape, npy.into_vec::<f16>()?),
@@ -38,7 +38,9 @@ fn read_from(reader: impl Read) -> Result<Tensor> {
         (TypeChar::Uint, 1) => ints(DType::UInt8, &shape, npy.into_vec::<u8>()?),
         (TypeChar::Uint, 2) => ints(DType::UInt16, &shape, npy.into_vec::<u16>()?),
         (TypeChar::Uint, 4) => ints(DType::UInt32, &shape, npy.into_vec::<u32>()?),
-        _ => bail!("elements of type `{ty}`, expected real numbers or booleans"),
+        _ => bail!(
+            "elements of type `{ty}`, expected real numbers or booleans: convert them, as by NumPy's `astype`"
+        ),
     };
     Ok(if order == Order::Fortran { row_major(&tensor) } else { tensor })
 }

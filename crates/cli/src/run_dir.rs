@@ -51,7 +51,7 @@ impl RunDir {
                     }
                 }
             }
-            bail!("all run folders of `{name}` are taken");
+            bail!("all run folders of `{name}` are taken: name one with --run-dir");
         };
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).with_context(|| creating(parent))?;
@@ -74,7 +74,10 @@ impl RunDir {
             // Other errors: some file systems have no locks; the run is no worse off than without.
             n_left -= 1;
             if n_left == 0 {
-                bail!("another process is training in `{}`", path.display());
+                bail!(
+                    "another process is training in `{}`: wait for it, or name another folder with --run-dir",
+                    path.display()
+                );
             }
             std::thread::sleep(PAUSE);
         }

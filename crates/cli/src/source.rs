@@ -16,7 +16,11 @@ pub(crate) fn open(path: &Path, weights: Option<&Path>) -> anyhow::Result<(Pretr
         return open_run(path, weights);
     }
     if let Some(weights) = weights {
-        bail!("`--weights {}` is for a run's folder, which `{}` is not", weights.display(), path.display());
+        bail!(
+            "`--weights {}` is for a run's folder, which `{}` is not: leave it out",
+            weights.display(),
+            path.display()
+        );
     }
     if path.is_file() && path.extension().is_some_and(|e| e == "safetensors" || e == "anemone") {
         let run = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

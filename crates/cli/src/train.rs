@@ -1,6 +1,8 @@
 //! `anemone train`: trains a preset or a configuration in a run folder, and replaces its own process by a new one
 //! when the device's budget of compiles is spent.
 
+pub(crate) use crate::configuration::read_config;
+use crate::configuration::{DEFAULT_PRESET, configuration};
 use crate::engine::{self, Machine};
 use crate::progress::Progress;
 use crate::run_dir::{self, RunDir};
@@ -9,7 +11,7 @@ use crate::watch::{self, Live, terminal};
 use crate::{Outcome, args};
 use anemone::checkpoint::Checkpoint;
 use anemone::clock::Comparison;
-use anemone::config::{Config, PRESETS, Strategy};
+use anemone::config::Config;
 use anemone::file::write_atomically;
 use anemone::metrics::MetricsLog;
 use anemone::report::Validation;
@@ -25,9 +27,6 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// The preset that is trained where none is named.
-const DEFAULT_PRESET: &str = "tiny";
 
 /// Set by the first Ctrl-C; the second ends the process at once.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -71,6 +70,13 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let name = run_name(args)?;
     let to_resume = args.resume.then(|| RunDir::to_resume(args.run_dir.as_deref(), &name));
     let config = configuration(args, to_resume.as_deref())?;
+    if args.print_config {
+        match args.json {
+            true => writeln!(out, "{}", serde_json::to_string_pretty(&config)?)?,
+            false => out.write_all(config.to_commented_toml().as_bytes())?,
+        }
+        return Ok(Outcome::Clean);
+    }
     // What cannot be trained leaves no folder behind.
     let mut device = config.device.clone();
     if let Some(faults) = &args.inject {
@@ -156,91 +162,11 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
 fn run_name(args: &args::Train) -> anyhow::Result<String> {
     let what = args.what.as_deref().unwrap_or(DEFAULT_PRESET);
     let stem = Path::new(what).file_stem().and_then(|s| s.to_str());
-    Ok(stem.ok_or_else(|| anyhow!("`{what}` is no name of a preset or file"))?.to_string())
-}
-
-/// The preset, file or, when a run is resumed, the run's own configuration, with the flags on top.
-fn configuration(args: &args::Train, to_resume: Option<&Path>) -> anyhow::Result<Config> {
-    let own = to_resume.map(|folder| folder.join(run_dir::CONFIG)).filter(|own| own.exists());
-    // A process that replaces another goes on with what that one had, whatever has become of the file since.
-    let what = args.what.as_ref().filter(|_| !args.restarted);
-    let mut config = match (what, own) {
-        (None, Some(own)) => read_config(&own)?,
-        (None, None) => preset(DEFAULT_PRESET)?,
-        (Some(what), _) if what.ends_with(".toml") => read_config(Path::new(what))?,
-        (Some(what), _) => preset(what)?,
-    };
-    let weights = &mut config.weights;
-    if let Some(strategy) = args.weights {
-        weights.strategy = strategy;
-    }
-    if args.overlap || args.no_overlap {
-        if args.overlap && weights.strategy == Strategy::Operand {
-            bail!("`--overlap` is for `--weights baked`: operand weights need no compiles to overlap");
-        }
-        weights.overlap = args.overlap;
-    }
-    if let Some(budget) = args.compile_budget {
-        weights.compile_budget = budget;
-    }
-    if let Some(steps) = args.steps {
-        config.train.steps = steps;
-    }
-    if let Some(lr) = args.lr {
-        config.train.lr = lr;
-    }
-    if let Some(accumulate) = args.accumulate {
-        config.train.accumulate = accumulate;
-    }
-    if let Some(clip) = args.clip {
-        config.train.clip = clip;
-    }
-    if let Some(seed) = args.seed {
-        config.train.seed = seed;
-    }
-    if let Some(every) = args.eval_every {
-        config.eval.every = every;
-    }
-    if args.recompute {
-        config.plan.recompute = true;
-    }
-    if let Some(place) = args.weight_gradients {
-        config.plan.weight_gradients = place;
-    }
-    if let Some(every) = args.checkpoint_every {
-        config.checkpoint.every = every;
-    }
-    if let Some(path) = &args.init_weights {
-        config.train.init_weights = Some(path.clone());
-    }
-    if let Some(select) = args.device {
-        config.device.select = select;
-    }
-    if let Some(chip) = args.chip {
-        config.device.chip = chip.as_str().into();
-    }
-    if let Some(arithmetic) = args.arithmetic {
-        config.device.arithmetic = arithmetic;
-    }
-    if args.donor_patch {
-        config.device.donor_patch = true;
-    }
-    if config.device.donor_patch && config.weights.strategy == Strategy::Operand {
-        bail!("the donor patch is for `--weights baked`: operand weights need no compiles that it could replace");
-    }
-    config.check()?;
-    Ok(config)
-}
-
-fn preset(name: &str) -> anyhow::Result<Config> {
-    Config::preset(name).ok_or_else(|| {
-        anyhow!("there is no preset `{name}`, expected {} or the path of a .toml file", PRESETS.join(", "))
-    })
-}
-
-pub(crate) fn read_config(path: &Path) -> anyhow::Result<Config> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read `{}`", path.display()))?;
-    Config::from_toml(&text).with_context(|| format!("configuration `{}`", path.display()))
+    Ok(stem
+        .ok_or_else(|| {
+            anyhow!("`{what}` is no name of a preset or file: name one as `anemone help train` lists them")
+        })?
+        .to_string())
 }
 
 /// What `--plan --json` prints.
@@ -402,9 +328,10 @@ impl Run {
                     };
                     let e = anyhow!(e).context(format!("training stopped at step {}", self.trainer.n_steps()));
                     return Err(match saved {
-                        Ok(()) if self.saved_at > 0 => {
-                            e.context(format!("progress up to step {} is saved in {}", self.saved_at, self.dir))
-                        }
+                        Ok(()) if self.saved_at > 0 => e.context(format!(
+                            "progress up to step {} is saved, go on with `anemone train --resume --run-dir {}`",
+                            self.saved_at, self.dir
+                        )),
                         Ok(()) => e,
                         Err(s) => e.context(format!("and the checkpoint could not be written: {s:#}")),
                     });
@@ -465,18 +392,25 @@ fn replace_process(folder: &Path, is_view_wanted: bool) -> anyhow::Error {
         args.iter().any(|a| a == flag || a.to_str().is_some_and(|a| a.starts_with(&format!("{flag}="))))
     };
     // Behind the subcommand: at the end, a `--` might make them something other than flags.
+    let at = args.iter().position(|a| a == "train").map_or(args.len(), |i| i + 1);
     if !has("--resume", &args) {
-        args.insert(1, "--resume".into());
+        args.insert(at, "--resume".into());
     }
     if !has("--restarted", &args) {
-        args.insert(1, "--restarted".into());
+        args.insert(at, "--restarted".into());
     }
     if !has("--run-dir", &args) {
-        args.splice(1..1, ["--run-dir".into(), folder.into()]);
+        args.splice(at..at, ["--run-dir".into(), folder.into()]);
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,
-        Err(e) => return anyhow!("restart: this program's file cannot be found: {e}"),
+        Err(e) => {
+            return anyhow!(
+                "restart: this program's file cannot be found: {e}; the run is saved, go on with \
+                 `anemone train --resume --run-dir {}`",
+                folder.display()
+            );
+        }
     };
     let error = exec(Command::new(&program).args(&args));
     anyhow!(

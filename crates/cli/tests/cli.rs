@@ -168,7 +168,11 @@ fn fmt_loses_no_comments_unasked_and_touches_nothing_that_is_no_mil() {
     let output = anemone(folder.path(), &["fmt", "b.mil", "a.mil"], "");
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("has comments"), "{}", stderr(&output));
-    assert!(stderr(&output).ends_with("error: 2 of 2 files were left as they are\n"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).ends_with("error: 2 of 2 files were left as they are: mend what is named above\n"),
+        "{}",
+        stderr(&output)
+    );
     assert_eq!(fs::read_to_string(folder.path().join("a.mil")).unwrap(), commented);
     assert_eq!(fs::read_to_string(folder.path().join("b.mil")).unwrap(), "nonsense");
     assert_eq!(code(&anemone(folder.path(), &["fmt", "--drop-comments", "a.mil"], "")), 0);

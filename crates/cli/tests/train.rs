@@ -90,7 +90,7 @@ fn what_is_wrong_is_named_with_what_was_expected_and_leaves_no_folder() {
     }
     for (args, code, words) in [
         (&["huge"][..], 1, &["no preset `huge`", "tiny", ".toml"][..]),
-        (&["absent.toml"], 1, &["absent.toml", "No such file"]),
+        (&["absent.toml"], 1, &["absent.toml", "No such file", "check the path"]),
         (&["key.toml"], 1, &["key.toml", "learning_rate", "expected", "`lr`"]),
         (&["model.toml"], 1, &["model.toml", "width", "expected", "`hidden`"]),
         (&["value.toml"], 1, &["value.toml", "cooked", "`baked`", "`operand`"]),
@@ -182,7 +182,11 @@ fn faults_end_in_a_recovery_that_is_reported_or_in_an_error_that_says_what_is_sa
     assert!(e.contains("training stopped at step 0") && e.contains("compile `fc1`: failed 3 times"), "{e}");
     // 4 evaluations a step: the first of step 30 and all later ones fail.
     let e = folder.error(&["--steps", "40", "--inject", "evaluate@121+", "--run-dir", "d", "--no-overlap"]);
-    assert!(e.contains("evaluate `fc1`: failed 3 times") && e.contains("up to step 30 is saved in d"), "{e}");
+    assert!(
+        e.contains("evaluate `fc1`: failed 3 times")
+            && e.contains("up to step 30 is saved, go on with `anemone train --resume --run-dir d`"),
+        "{e}"
+    );
     let out = folder.train(&["--resume", "--run-dir", "d", "--inject", ""]);
     assert!(out.status.success(), "{out:?}");
     assert!(folder.train(&["--steps", "40", "--no-overlap", "--run-dir", "e"]).status.success());

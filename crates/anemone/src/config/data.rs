@@ -4,6 +4,7 @@ mod build;
 
 use crate::data::{MAX_CLASSES, Split, TokenFormat};
 use crate::error::{Error, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -53,12 +54,13 @@ use std::fmt;
 /// # }
 /// # Ok::<(), anemone::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum DataConfig {
     /// One batch of a sine, whose target is itself.
     Sine {
         /// Rows in a batch.
+        #[schemars(range(min = 1))]
         rows: usize,
     },
     /// Handwritten digits, 1797 of 8x8 pixels, which are built in.
@@ -80,12 +82,14 @@ impl Default for DataConfig {
 }
 
 /// Handwritten digits; values are divided by 16, so that they are 0 to 1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DigitsConfig {
     /// Examples in a batch.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// The fraction held back for validation.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub validation: f64,
     /// Which ones that takes.
     pub split: Split,
@@ -101,7 +105,7 @@ impl Default for DigitsConfig {
 }
 
 /// Arrays from files: `.npy`, `.npz` (`file.npz#array`), IDX or CSV, also compressed by gzip.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TensorsConfig {
     /// The file of inputs, a row an example.
@@ -116,6 +120,7 @@ pub struct TensorsConfig {
     pub header: bool,
     /// How many classes there are, which targets then are, from 0; if not said, targets are numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_CLASSES))]
     pub classes: Option<usize>,
     /// Channels, height and width of an image, where the shape of the inputs does not say them.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,6 +130,7 @@ pub struct TensorsConfig {
     /// Whether inputs are shifted and scaled to a mean of 0 and a variance of 1 over the training part, instead.
     pub standardize: bool,
     /// The fraction held back for validation, where it has no file.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub validation: f64,
     /// Which examples that takes.
     pub split: Split,
@@ -135,6 +141,7 @@ pub struct TensorsConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_targets: Option<String>,
     /// Examples in a batch.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// The seed of the order; where there is none, `train.seed`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,14 +170,17 @@ impl Default for TensorsConfig {
 }
 
 /// Plays of Shakespeare, a character a token.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShakespeareConfig {
     /// The fraction held back for validation, from the end.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub validation: f64,
     /// Windows in a batch.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// Tokens in a window.
+    #[schemars(range(min = 1))]
     pub length: usize,
     /// The seed of the windows; where there is none, `train.seed`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,7 +194,7 @@ impl Default for ShakespeareConfig {
 }
 
 /// A text file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextConfig {
     /// The file.
@@ -195,10 +205,13 @@ pub struct TextConfig {
     /// `characters`, those of the files; `bytes`, of any file; or the path of a `tokenizer.json`.
     pub tokenizer: String,
     /// The fraction held back for validation, from the end, where it has no file.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub validation: f64,
     /// Windows in a batch.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// Tokens in a window.
+    #[schemars(range(min = 1))]
     pub length: usize,
     /// The seed of the windows; where there is none, `train.seed`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -214,7 +227,7 @@ impl Default for TextConfig {
 }
 
 /// A file of tokens.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokensConfig {
     /// The file.
@@ -225,12 +238,16 @@ pub struct TokensConfig {
     /// How tokens stand in the files.
     pub format: TokenFormat,
     /// How many different tokens there can be; the default is GPT-2's.
+    #[schemars(range(min = 1))]
     pub vocabulary: usize,
     /// The fraction held back for validation, from the end, where it has no file.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub validation: f64,
     /// Windows in a batch.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// Tokens in a window.
+    #[schemars(range(min = 1))]
     pub length: usize,
     /// The seed of the windows; where there is none, `train.seed`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -251,26 +268,16 @@ fn wrong<T>(key: &str, found: impl fmt::Display, expected: &str) -> Result<T> {
 }
 
 impl DataConfig {
-    /// Checks what types cannot say; files are not looked at.
+    /// Checks what one value alone cannot say; files are not looked at.
     pub(super) fn check(&self) -> Result<()> {
         match self {
-            DataConfig::Sine { rows } => positive("rows", *rows),
-            DataConfig::Digits(DigitsConfig { batch, validation, .. }) => {
-                positive("batch", *batch)?;
-                fraction(*validation)
-            }
+            DataConfig::Sine { .. } | DataConfig::Digits(_) | DataConfig::Shakespeare(_) => Ok(()),
             DataConfig::Tensors(tensors) => tensors.check(),
-            DataConfig::Shakespeare(s) => windows(s.batch, s.length, s.validation),
             DataConfig::Text(t) => {
                 path("path", &t.path)?;
-                path("tokenizer", &t.tokenizer)?;
-                windows(t.batch, t.length, t.validation)
+                path("tokenizer", &t.tokenizer)
             }
-            DataConfig::Tokens(t) => {
-                path("path", &t.path)?;
-                positive("vocabulary", t.vocabulary)?;
-                windows(t.batch, t.length, t.validation)
-            }
+            DataConfig::Tokens(t) => path("path", &t.path),
         }
     }
 
@@ -287,23 +294,6 @@ impl DataConfig {
     }
 }
 
-fn positive(key: &str, n: usize) -> Result<()> {
-    if n == 0 { wrong(key, n, "1 or more") } else { Ok(()) }
-}
-
-fn fraction(validation: f64) -> Result<()> {
-    match (0.0..1.0).contains(&validation) {
-        true => Ok(()),
-        false => wrong("validation", validation, "a fraction from 0 to below 1"),
-    }
-}
-
-fn windows(batch: usize, length: usize, validation: f64) -> Result<()> {
-    positive("batch", batch)?;
-    positive("length", length)?;
-    fraction(validation)
-}
-
 fn path(key: &str, path: &str) -> Result<()> {
     if path.is_empty() { wrong(key, "not said", "a file") } else { Ok(()) }
 }
@@ -311,8 +301,6 @@ fn path(key: &str, path: &str) -> Result<()> {
 impl TensorsConfig {
     fn check(&self) -> Result<()> {
         path("inputs", &self.inputs)?;
-        positive("batch", self.batch)?;
-        fraction(self.validation)?;
         if self.targets.is_some() == self.target_column.is_some() {
             let found = if self.targets.is_some() { "said" } else { "not said" };
             return wrong("targets", format!("{found}, and so is `data.target_column`"), "one of the two");
@@ -326,11 +314,8 @@ impl TensorsConfig {
                 "it with both `validation_inputs` and `targets`, or not at all",
             );
         }
-        if self.classes.is_some_and(|n| !(1..=MAX_CLASSES).contains(&n)) {
-            return wrong("classes", self.classes.unwrap_or_default(), &format!("1 to {MAX_CLASSES}"));
-        }
-        if !self.scale.is_finite() || self.scale == 0.0 {
-            return wrong("scale", self.scale, "a finite number but 0");
+        if self.scale == 0.0 {
+            return wrong("scale", self.scale, "any number but 0");
         }
         if self.standardize && self.scale != 1.0 {
             return wrong("scale", self.scale, "1 where `data.standardize` is set, which scales instead");

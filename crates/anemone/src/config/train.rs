@@ -1,23 +1,28 @@
 //! How a model is trained: steps, learning rate, numbers that are not finite, looks at the validation data.
 
 use crate::error::{Error, Result};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 use std::path::PathBuf;
 
 /// How it is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
     /// Steps in all; a step is one forward and one backward pass over one batch.
     pub steps: u64,
     /// The learning rate.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub lr: f32,
     /// Steps whose gradients are averaged into one update.
+    #[schemars(range(min = 1))]
     pub accumulate: u64,
     /// The run ends early once the loss is below this; 0 for never.
+    #[schemars(range(min = 0))]
     pub stop_below: f32,
     /// The largest norm of all gradients together; longer ones are shortened to it. 0 for any.
+    #[schemars(range(min = 0))]
     pub clip: f32,
     /// What happens when a loss or a gradient is not finite.
     pub non_finite: NonFinite,
@@ -97,34 +102,22 @@ impl TrainConfig {
         TrainConfig { steps: 0, stop_below: 0.0, max_skips: 0, init_weights: None, schedule, ..self.clone() }
     }
 
+    /// Checks what one value alone cannot say.
     pub(super) fn check(&self) -> Result<()> {
-        let within = |ok: bool, key: &str, found: &dyn std::fmt::Display, expected: &str| match ok {
-            true => Ok(()),
-            false => Err(Error::config(format!("`train.{key}` is {found}, expected {expected}"))),
+        let LossScale::Dynamic(DynamicScale { start, min, max, .. }) = self.loss_scale else { return Ok(()) };
+        let (key, found, expected) = if max < min {
+            ("max", max, format!("`loss_scale.min`, {min}, or more"))
+        } else if !(min..=max).contains(&start) {
+            ("start", start, format!("a number from {min} to {max}"))
+        } else {
+            return Ok(());
         };
-        let above_zero = |key: &str, x: f32| within(x.is_finite() && x > 0.0, key, &x, "a number above 0");
-        above_zero("lr", self.lr)?;
-        within(self.accumulate > 0, "accumulate", &self.accumulate, "1 or more")?;
-        within(self.stop_below >= 0.0, "stop_below", &self.stop_below, "0 or more")?;
-        within(self.clip.is_finite() && self.clip >= 0.0, "clip", &self.clip, "0 or more")?;
-        let floor = self.schedule.floor;
-        within((0.0..=1.0).contains(&floor), "schedule.floor", &floor, "a share from 0 to 1")?;
-        match &self.loss_scale {
-            LossScale::Fixed(scale) => above_zero("loss_scale", *scale),
-            LossScale::Dynamic(d) => {
-                above_zero("loss_scale.min", d.min)?;
-                let expected = format!("`loss_scale.min`, {}, or more", d.min);
-                within(d.max.is_finite() && d.max >= d.min, "loss_scale.max", &d.max, &expected)?;
-                let expected = format!("a number from {} to {}", d.min, d.max);
-                within((d.min..=d.max).contains(&d.start), "loss_scale.start", &d.start, &expected)?;
-                within(d.double_after > 0, "loss_scale.double_after", &d.double_after, "1 or more")
-            }
-        }
+        Err(Error::config(format!("`train.loss_scale.{key}` is {found}, expected {expected}")))
     }
 }
 
 /// What happens when a loss or a gradient is not finite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NonFinite {
     /// `skip` with a dynamic loss scale, which goes too far now and then by design; `fail` with a fixed one.
@@ -138,7 +131,7 @@ pub enum NonFinite {
 
 /// What gradients are multiplied by before they enter fp16, where small ones would become 0: a number, or
 /// `"dynamic"`, or a table of what differs from the default of [`DynamicScale`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, from = "WrittenScale")]
 pub enum LossScale {
     /// Always the same.
@@ -154,16 +147,20 @@ impl From<f32> for LossScale {
 }
 
 /// A loss scale that is halved when gradients are not finite and doubled when they have been for long.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DynamicScale {
-    /// The first.
+    /// The scale at the start.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub start: f32,
-    /// The least.
+    /// The least scale.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub min: f32,
-    /// The largest.
+    /// The largest scale.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub max: f32,
     /// It is doubled after so many updates without a number that is not finite.
+    #[schemars(range(min = 1))]
     pub double_after: u64,
 }
 
@@ -175,19 +172,19 @@ impl Default for DynamicScale {
 }
 
 /// A loss scale as one may write it.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "expected a number above 0, \"dynamic\", or a table with `start`, `min`, `max`, \
                                `double_after`"
 )]
 enum WrittenScale {
-    Number(f32),
+    Number(#[schemars(extend("exclusiveMinimum" = 0))] f32),
     Word(Dynamic),
     Table(DynamicScale),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Dynamic {
     Dynamic,
@@ -204,7 +201,7 @@ impl From<WrittenScale> for LossScale {
 }
 
 /// How the learning rate changes from update to update.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// How it falls after the warm-up.
@@ -212,13 +209,14 @@ pub struct ScheduleConfig {
     /// Steps in which it rises to `train.lr`, linearly, from a first value above 0.
     pub warmup: u64,
     /// Where it ends, as a share of `train.lr`.
+    #[schemars(range(min = 0, max = 1))]
     pub floor: f32,
     /// The step, warm-up included, at which it has fallen to the floor; 0 for the end of the run.
     pub steps: u64,
 }
 
 /// How a learning rate falls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
     /// Not at all.
@@ -231,7 +229,7 @@ pub enum ScheduleKind {
 }
 
 /// When the model is tried on the validation part of the data, where there is one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
     /// At the first update after every so many steps, and at the end; 0 for only at the end.

@@ -4,6 +4,7 @@ use super::order::Order;
 use super::{Array, Data, IGNORE, Layout, MAX_CLASSES, Part, check_batch, check_size, n_held};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Inputs and targets, a row of each an example.
@@ -25,7 +26,7 @@ pub enum Held {
 }
 
 /// Which examples a fraction takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// Here and there: the last ones of epoch 0's [permutation](super::order) of all examples by seed 0, whatever the

@@ -7,12 +7,13 @@ use crate::nn::{
 };
 use crate::params::Init;
 use anemone_mil::builder::Value;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Blocks of convolution, activation and pooling, then a linear classifier; trained by cross-entropy.
 ///
 /// The layers are called `conv1`, `conv2`, ... and `fc`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Convnet {
     /// The blocks, one after the other.
@@ -27,19 +28,23 @@ pub struct Convnet {
 }
 
 /// One block.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConvBlock {
     /// Channels of its output.
+    #[schemars(range(min = 1))]
     pub channels: usize,
     /// Height and width of a kernel.
+    #[schemars(range(min = 1))]
     pub kernel: usize,
     /// Steps between the kernel's places.
+    #[schemars(range(min = 1))]
     pub stride: usize,
     /// Rows and columns of zeros around the image; left out, half the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub padding: Option<usize>,
     /// Groups of channels that see each other alone.
+    #[schemars(range(min = 1))]
     pub groups: usize,
     /// Whether a bias is added.
     pub bias: bool,
@@ -51,7 +56,7 @@ pub struct ConvBlock {
 }
 
 /// What the classifier sees of an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
     /// All of it.

@@ -9,6 +9,7 @@ use crate::nn::{
 use crate::params::Init;
 use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// GPT-2 (Radford and others: Language models are unsupervised multitask learners, 2019): learned positions, layer norms
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Parameters have Hugging Face's names, such as `transformer.h.0.attn.c_attn.weight`; linear layers keep their
 /// weights as `[outputs, inputs, 1, 1]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gpt {
     /// Tokens there are; 0 for as many as the data has.
@@ -26,8 +27,10 @@ pub struct Gpt {
     /// Transformer blocks.
     pub n_layers: usize,
     /// Attention heads.
+    #[schemars(range(min = 1))]
     pub n_heads: usize,
     /// Channels between the blocks.
+    #[schemars(range(min = 1))]
     pub width: usize,
     /// What stands in the MLPs, which are four times as wide.
     pub activation: Activation,

@@ -8,6 +8,7 @@ use crate::nn::{
 };
 use crate::params::Init;
 use anemone_mil::builder::Value;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Llama (Touvron and others, 2023): RMS norms, rotary positions, heads of keys and values that queries share, SwiGLU,
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// Parameters have Hugging Face's names, such as `model.layers.0.self_attn.q_proj.weight`; linear layers keep their
 /// weights as `[outputs, inputs, 1, 1]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Llama {
     /// Tokens there are; 0 for as many as the data has.
@@ -25,10 +26,12 @@ pub struct Llama {
     /// Transformer blocks.
     pub n_layers: usize,
     /// Attention heads.
+    #[schemars(range(min = 1))]
     pub n_heads: usize,
     /// Heads of keys and values, which divide those of queries; 0 for as many as these.
     pub n_kv_heads: usize,
     /// Channels between the blocks.
+    #[schemars(range(min = 1))]
     pub width: usize,
     /// Channels inside the MLPs; 0 for 8/3 of the width, rounded up to a multiple of 32.
     pub hidden: usize,

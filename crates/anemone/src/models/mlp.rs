@@ -4,12 +4,13 @@ use crate::error::{Error, Result};
 use crate::nn::{Activation, Graph, Lora, Loss, Model, Outputs, linear};
 use crate::params::Init;
 use anemone_mil::builder::Value;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Linear layers with an activation between them: `y = W2 f(W1 x)` and deeper.
 ///
 /// The layers are called `fc1`, `fc2`, ...
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mlp {
     /// Channels of the input; 0 for as many as the data has.

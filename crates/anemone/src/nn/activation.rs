@@ -5,10 +5,11 @@ use crate::error::Result;
 use crate::params::Init;
 use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An activation function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `max(x, 0)`.

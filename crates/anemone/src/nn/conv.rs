@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::params::Init;
 use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The shape of a convolution: kernels and strides are the same down and across.
@@ -73,7 +74,7 @@ pub fn conv2d(g: &mut Graph, name: &str, x: Value, conv: &Conv2d) -> Result<Valu
 }
 
 /// What a window of an image becomes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolKind {
     /// The largest of its numbers.
@@ -84,12 +85,13 @@ pub enum PoolKind {
 }
 
 /// Pooling: windows are the same down and across.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pool {
     /// What a window becomes.
     pub kind: PoolKind,
     /// Height and width of a window.
+    #[schemars(range(min = 1))]
     pub kernel: usize,
     /// Steps between windows; 0 for as many as a window is wide.
     pub stride: usize,

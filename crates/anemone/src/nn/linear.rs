@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::params::{Init, ParamSpec};
 use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `y = W x (+ b)` over the channels of `x` `[N, I, 1, S]`, giving `[N, n_out, 1, S]`. Declares `NAME.weight`
@@ -52,10 +53,11 @@ pub(super) fn product(g: &mut Graph, name: &str, x: Value, weight: Value) -> Res
 ///
 /// A layer `NAME` declares `NAME.lora_A.weight` `[rank, I, 1, 1]`, at first uniform as of any linear layer, and
 /// `NAME.lora_B.weight` `[O, rank, 1, 1]`, at first 0, so that training begins with what the frozen weights compute.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lora {
     /// Rows of `A`.
+    #[schemars(range(min = 1))]
     pub rank: usize,
     /// What the change is multiplied by, before it is divided by the rank.
     pub alpha: f32,

@@ -5,10 +5,11 @@ use crate::error::{Error, Result};
 use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
 use anemone_mil::ir::DType;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A loss function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// [`mse`].

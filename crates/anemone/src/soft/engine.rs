@@ -18,11 +18,12 @@ mod tests;
 use super::threads;
 use accumulate::{Shape, Start};
 use anemone_mil::Chip;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// How a software engine rounds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Arithmetic {
     /// As IEEE 754 has it: fp16 is what is stored, sums are in f32, and results are rounded to nearest, ties to even.

@@ -17,6 +17,12 @@ impl Folder {
         self.0.path().join(name)
     }
 
+    /// `anemone` with these arguments, run in the folder.
+    pub(crate) fn anemone(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anemone"));
+        command.current_dir(self.0.path()).args(args).stdin(Stdio::null()).output().unwrap()
+    }
+
     /// `anemone train` with these arguments, about to run in the folder.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_anemone"));
