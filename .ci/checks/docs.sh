@@ -3,7 +3,8 @@
 # other in a folder of their own, with the release binary. Fences may say more:
 #
 #   sh,steps=40   trainings that say no `--steps` get these, because a whole run takes minutes
-#   sh,skip       not run: needs a Mac, a terminal or the network, as the text says
+#   sh,fails      its last command ends with exit code 1, and is there to show that
+#   sh,skip       not run: needs a Mac, a terminal or the repository, as the text says
 #
 # `.ci/checks/docs.sh FOLDER` takes the `anemone` of that folder instead of building one.
 set -euo pipefail
@@ -33,12 +34,12 @@ for page in [pathlib.Path("README.md"), *sorted(pathlib.Path("docs").glob("*.md"
         for match in FENCE.finditer(text):
             marks, script = match[1].split(",")[1:], match[2]
             where = f"{page}:{text[:match.start()].count(chr(10)) + 1}"
-            if unknown := [mark for mark in marks if not re.fullmatch(r"skip|steps=\d+", mark)]:
-                sys.exit(f"{where}: the fence says `{unknown[0]}`, expected `skip` or `steps=N`")
+            if unknown := [mark for mark in marks if not re.fullmatch(r"skip|fails|steps=\d+", mark)]:
+                sys.exit(f"{where}: the fence says `{unknown[0]}`, expected `skip`, `fails` or `steps=N`")
             if "skip" in marks:
                 n_skipped += 1
                 continue
-            for steps in (mark.partition("=")[2] for mark in marks):
+            for steps in (mark.removeprefix("steps=") for mark in marks if "=" in mark):
                 short = rf"\1 --steps {steps}"
                 script = re.sub(r"^(anemone train(?!.*--(?:steps|plan|print-config))[^#\n]*[^#\s])", short, script, flags=re.M)
             begun = time.time()
@@ -50,8 +51,8 @@ for page in [pathlib.Path("README.md"), *sorted(pathlib.Path("docs").glob("*.md"
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 sys.exit(f"{where}: all blocks together take more than three minutes: give this one fewer steps\n{script}")
-            if done.returncode:
-                sys.exit(f"{where}: exit code {done.returncode} from\n{script}{done.stdout}")
+            if done.returncode != (expected := int("fails" in marks)):
+                sys.exit(f"{where}: exit code {done.returncode}, expected {expected}, from\n{script}{done.stdout}")
             n_run += 1
             print(f"{where}: {time.time() - begun:.1f} s")
 print(f"{n_run} blocks run, {n_skipped} skipped")
