@@ -117,6 +117,8 @@ mod tests {
         ("restarted", "says what this process is"),
         ("json", "says how this call talks"),
         ("quiet", "says how this call talks"),
+        ("tui", "says how this call talks"),
+        ("tensorboard", "says where this call writes besides"),
         (
             "inject",
             "holds for this call alone, so that a run that failed on purpose can be resumed; `device.inject` stays",
