@@ -36,7 +36,7 @@ class Job:
 
 
 def expected_loss(job, lr, steps):
-    """The loss of the last of so many steps, in f64; the weights being the same within a batch, one step stands for it."""
+    """The loss of the last of so many steps, in f64. The ten steps of a batch being the same, one stands for them."""
     x, w1, w2 = (a.astype(np.float64) for a in (job.x(), job.w1(), job.w2()))
     loss = np.nan
     for _ in range(steps // ACCUMULATE):

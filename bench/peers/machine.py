@@ -77,8 +77,8 @@ def pin(pid, cores):
 def description():
     name = platform.processor() or platform.machine()
     if (info := pathlib.Path("/proc/cpuinfo")).exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = names[0] if names else name
+        lines = (line.partition(":") for line in info.read_text().splitlines())
+        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
     elif platform.system() == "Darwin":
         name = output("sysctl", "-n", "machdep.cpu.brand_string")
     return f"{n_cores()} cores, {name}, {platform.system()}"

@@ -1,4 +1,4 @@
-"""The job in PyTorch: `eager` by autograd, `compile` the same compiled, `by-hand` with the backward pass written out."""
+"""The job in PyTorch: `eager` by autograd, `compile` the same compiled, `by-hand` without autograd."""
 
 import torch
 

@@ -26,8 +26,6 @@ class Measured:
 
     def spread(self, kind):
         """Half of what the middle half of the rounds spans, as a share of the median."""
-        if len(self.us[kind]) < 2:
-            return math.nan
         low, _, high = statistics.quantiles(self.us[kind], n=4, method="inclusive")
         return (high - low) / 2 / self.median(kind)
 
@@ -52,7 +50,9 @@ def sizes_of(results):
 
 
 def told(results, n_rounds, begin, minutes, other_load):
-    spreads = {n: [r.spread(k) for r in results if r.n_threads == n for k in r.us] for n in {r.n_threads for r in results}}
+    spreads = collections.defaultdict(list)
+    for r in results:
+        spreads[r.n_threads] += [r.spread(kind) for kind in r.us]
     noise = ", ".join(f"{100 * statistics.median(s):.0f} % ({threads(n)})" for n, s in sorted(spreads.items()))
     versions = {framework: version for r in results for framework, version in r.versions.items()}
     commit = machine.output("git", "describe", "--always", "--dirty", "--exclude=*")
@@ -78,7 +78,8 @@ def tables(results):
         ]
         for kind in sorted(group[0].us, key=group[0].ratio):
             cells = [
-                f"{microseconds(r.median(kind))} ± {100 * r.spread(kind):.0f} % | {r.ratio(kind):.2f} | {r.gflops(kind):.0f}"
+                f"{microseconds(r.median(kind))} ± {100 * r.spread(kind):.0f} % | {r.ratio(kind):.2f} "
+                f"| {r.gflops(kind):.0f}"
                 for r in group
             ]
             name = f"**{kind.name}**" if kind.framework == BASE.framework else kind.name
@@ -110,8 +111,8 @@ def picture(results):
         "better</text>",
     ]
     for i, n in enumerate(sorted({r.n_threads for r in results})):
-        x = width - GAP - 200 + 105 * i
-        svg += [dot(x, 10, i), f'<text x="{x + 9}" y="14">{threads(n)}</text>']
+        x = 6 + 92 * i
+        svg += [dot(x, TOP - 24, i), f'<text x="{x + 10}" y="{TOP - 20}">{threads(n)}</text>']
     for row, kind in enumerate(kinds):
         weight = ' font-weight="700"' if kind is BASE else ""
         svg.append(f'<text x="{LABELS - 12}" y="{y_of(row) + 4}" text-anchor="end"{weight}>{kind.name}</text>')

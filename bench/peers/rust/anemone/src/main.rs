@@ -1,10 +1,10 @@
 //! The job on anemone: its trainer on the software engine, weights passed in, fp16 inputs and outputs.
 
+use anemone::config::LossScale;
 use anemone::config::{Io, ModelConfig, Strategy};
 use anemone::data::{Data, Part};
 use anemone::mil::ir::{DType, TensorType};
 use anemone::train::Event;
-use anemone::config::LossScale;
 use anemone::{Config, Trainer, device};
 use job::{ACCUMULATE, Batch, Job, Result};
 
