@@ -22,9 +22,9 @@ Size = collections.namedtuple("Size", "name d h s seconds lr steps fp16_toleranc
 SIZES = {
     size.name: size
     for size in (
-        Size("seed", 64, 128, 16, 0.3, 1.0, 1000, 5e-2),
-        Size("medium", 256, 1024, 256, 0.5, 16.0, 30, 2e-3),
-        Size("large", 768, 2048, 512, 1.0, 64.0, 20, 2e-3),
+        Size("seed", 64, 128, 16, 0.2, 1.0, 1000, 5e-2),
+        Size("medium", 256, 1024, 256, 0.3, 16.0, 30, 2e-3),
+        Size("large", 768, 2048, 512, 0.3, 64.0, 20, 2e-3),
     )
 }
 
@@ -80,8 +80,6 @@ def measure(size, n_threads, kinds, rounds, factor):
             peers.append(peer)
             result.versions[kind.framework] = peer.version
             result.off[kind] = check(peer, size, expected)
-            # Compiles whatever is still to be compiled.
-            peer.ask("time 0.01")
         for i in range(rounds):
             random.shuffle(peers)
             for peer in peers:
