@@ -1,7 +1,6 @@
 //! The job on anemone: its trainer on the software engine, weights passed in, fp16 inputs and outputs.
 
-use anemone::config::LossScale;
-use anemone::config::{Io, ModelConfig, Strategy};
+use anemone::config::{Io, LossScale, ModelConfig, Strategy};
 use anemone::data::{Data, Part};
 use anemone::mil::ir::{DType, TensorType};
 use anemone::train::Event;
