@@ -2,9 +2,9 @@
 # What the README and the book tell to type works: each block fenced as `sh` is run, those of one file one after the
 # other in a folder of their own, with the release binary. Fences may say more:
 #
-#   sh,steps=40   trainings that say no `--steps` get these, because a whole run takes minutes
-#   sh,fails      its last command ends with exit code 1, and is there to show that
-#   sh,skip       not run: needs a Mac, a terminal or the repository, as the text says
+#   sh,short   trainings that say no `--steps` get 40, because a whole run takes minutes
+#   sh,fails   its last command ends with exit code 1, and is there to show that
+#   sh,skip    not run: needs a Mac, a terminal or the repository, as the text says
 #
 # `.ci/checks/docs.sh FOLDER` takes the `anemone` of that folder instead of building one.
 set -euo pipefail
@@ -23,7 +23,7 @@ deadline, n_run, n_skipped = time.time() + 180, 0, 0
 for page in [pathlib.Path("README.md"), *sorted(pathlib.Path("docs").glob("*.md"))]:
     text = page.read_text()
     with tempfile.TemporaryDirectory() as scratch:
-        # A browser that only looks whether there is something to show.
+        # What `anemone doctor` remembers stays in the folder; the browser only looks whether there is something to show.
         browser = pathlib.Path(scratch, "bin", "xdg-open")
         browser.parent.mkdir()
         browser.write_text('#!/bin/sh\ntest -s "$1"\n')
@@ -34,18 +34,17 @@ for page in [pathlib.Path("README.md"), *sorted(pathlib.Path("docs").glob("*.md"
         for match in FENCE.finditer(text):
             marks, script = match[1].split(",")[1:], match[2]
             where = f"{page}:{text[:match.start()].count(chr(10)) + 1}"
-            if unknown := [mark for mark in marks if not re.fullmatch(r"skip|fails|steps=\d+", mark)]:
-                sys.exit(f"{where}: the fence says `{unknown[0]}`, expected `skip`, `fails` or `steps=N`")
+            if unknown := set(marks) - {"skip", "fails", "short"}:
+                sys.exit(f"{where}: the fence says `{unknown.pop()}`, expected `skip`, `fails` or `short`")
             if "skip" in marks:
                 n_skipped += 1
                 continue
-            for steps in (mark.removeprefix("steps=") for mark in marks if "=" in mark):
-                short = rf"\1 --steps {steps}"
-                script = re.sub(r"^(anemone train(?!.*--(?:steps|plan|print-config))[^#\n]*[^#\s])", short, script, flags=re.M)
+            if "short" in marks:
+                script = re.sub(r"^anemone train(?!.*--(?:steps|plan|print-config))", r"\g<0> --steps 40", script, flags=re.M)
             begun = time.time()
             try:
                 done = subprocess.run(
-                    ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env={**os.environ, "PATH": path},
+                    ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env={**os.environ, "PATH": path, "HOME": scratch},
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                     timeout=max(1, deadline - begun),
                 )  # fmt: skip

@@ -1,15 +1,14 @@
 //! A model as Core ML keeps it, run on the software engine: the `.mlpackage`, `.mlmodelc` or `.mil` named as argument,
-//! or a small `.mlmodelc` that is written here.
+//! or a small one that is written here.
 #![allow(clippy::print_stdout)] // An example shows what it does.
 
 use anemone::device::{self, Buffer, Options};
 use anemone::mil::weights::WeightsWriter;
 use anemone::mil::{Tensor, ir::DType, validate};
 use anemone::model_file::ModelFile;
-use std::error::Error;
-use std::path::Path;
+use std::{error::Error, path::Path};
 
-/// Two channels to one on 32 columns, then a relu. The engine takes no argument left out; `{offset}` is where the weights lie.
+/// Two channels to one on 32 columns, then a relu, no argument left out; `{offset}` is where the weights lie.
 const MIL: &str = r#"program(1.3)
 {
     func main<ios18>(tensor<fp16, [1, 2, 1, 32]> x) {
@@ -33,10 +32,8 @@ fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let scratch = tempfile::tempdir()?;
-    let made = scratch.path().join("small.mlmodelc");
-    write(&made)?;
-    let model = ModelFile::open(std::env::args().nth(1).map_or(made, Into::into))?;
-
+    write(scratch.path())?;
+    let model = ModelFile::open(std::env::args().nth(1).map_or(scratch.path().join("model.mil"), Into::into))?;
     let device = device::open(&Options::default())?;
     let program = validate(model.program, device.limits())?;
     let mut kernel = device.compile(&program, &model.weights)?;
@@ -49,8 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{name}: {ty}, a sine");
         inputs.push(buffer);
     }
-    let mut outputs =
-        (0..signature.outputs.len()).map(|i| kernel.output_buffer(i)).collect::<Result<Vec<_>, _>>()?;
+    let n_outputs = signature.outputs.len();
+    let mut outputs = (0..n_outputs).map(|i| kernel.output_buffer(i)).collect::<Result<Vec<_>, _>>()?;
     let given: Vec<&dyn Buffer> = inputs.iter().map(AsRef::as_ref).collect();
     kernel.run(&given, &mut outputs.iter_mut().map(AsMut::as_mut).collect::<Vec<_>>())?;
     for ((name, ty), buffer) in signature.outputs.iter().zip(&outputs) {
