@@ -15,6 +15,7 @@ mod gather;
 pub(crate) mod gemm;
 mod lower;
 mod math;
+pub(crate) mod memory;
 
 pub(crate) mod plan;
 mod pointwise;

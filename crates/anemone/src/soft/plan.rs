@@ -2,12 +2,12 @@
 
 use super::engine::Arithmetic;
 use super::floats::Floats;
-use super::fp16;
 use super::fuse::Open;
 use super::gemm::Gemm;
+use super::memory::Memory;
 use super::product::{Product, Start};
 use super::slots::{Buffer, Content, Slots};
-use super::steps::{Holder, Memory, Place, PlaceKind, Reference, Step, Work};
+use super::steps::{Holder, Place, PlaceKind, Reference, Step, Work};
 use super::threads;
 use crate::error::{Error, Result};
 use anemone_mil::Weights;
@@ -22,12 +22,12 @@ use std::ops::Range;
 pub(crate) struct Plan {
     inputs: Vec<(String, Type)>,
     outputs: Vec<(String, Type)>,
-    input_places: Vec<Place>,
-    output_places: Vec<Place>,
+    pub(super) input_places: Vec<Place>,
+    pub(super) output_places: Vec<Place>,
     /// For each input, whether nothing but products read it, as their B: they can round it themselves.
-    rounds_late: Vec<bool>,
+    pub(super) rounds_late: Vec<bool>,
     /// For each output, whether its memory is written by steps and is no other's.
-    is_own: Vec<bool>,
+    pub(super) is_own: Vec<bool>,
     steps: Vec<Step>,
     /// Where the steps of each part end.
     parts: Vec<usize>,
@@ -163,114 +163,6 @@ impl Plan {
     #[cfg(test)]
     pub(super) fn n_elements(&self) -> usize {
         self.slots.n_elements()
-    }
-}
-
-impl Memory {
-    /// Whether products that may add to what their results hold do so from now on.
-    pub(crate) fn add(&mut self, adds: bool) {
-        self.adds = adds;
-    }
-
-    /// Lets a floating-point input be these elements, of which two contents never have the same version. They are not
-    /// copied; [`Memory::forget_inputs`] gives them back. If they are `raw` they still have to be rounded to fp16.
-    pub(crate) fn share_input(&mut self, plan: &Plan, index: usize, elements: &Floats, version: u64, raw: bool) {
-        let place = &plan.input_places[index];
-        self.floats[place.slot] = elements.clone();
-        self.versions[index] = version;
-        self.is_raw[index] = raw && plan.rounds_late[index];
-        if raw && !plan.rounds_late[index] {
-            fp16::round_all(&mut self.floats[place.slot]);
-        }
-    }
-
-    /// Gives shared inputs back, so that whoever owns them can write them without copying them first.
-    pub(crate) fn forget_inputs(&mut self, plan: &Plan) {
-        plan.input_places.iter().for_each(|p| self.floats[p.slot] = Floats::default());
-    }
-
-    /// Exchanges the memory of a floating-point output for another of its size, if it is the output's alone.
-    pub(crate) fn swap_output(&mut self, plan: &Plan, index: usize, elements: &mut Floats) -> bool {
-        let place = &plan.output_places[index];
-        if place.kind != PlaceKind::Floats || !plan.is_own[index] {
-            return false;
-        }
-        std::mem::swap(&mut self.floats[place.slot], elements);
-        true
-    }
-
-    /// The memory of a floating-point input, to be exchanged.
-    pub(crate) fn input_floats_mut(&mut self, plan: &Plan, index: usize) -> Option<&mut Floats> {
-        let place = &plan.input_places[index];
-        self.versions[index] += 1;
-        (place.kind == PlaceKind::Floats).then(|| &mut self.floats[place.slot])
-    }
-
-    /// The memory of a floating-point input, to be shared.
-    pub(crate) fn lendable_input(&self, plan: &Plan, index: usize) -> Option<&Floats> {
-        self.whole(&plan.input_places[index])
-    }
-
-    /// The memory of a floating-point output, to be shared, if it is not part of another value's.
-    pub(crate) fn lendable_output(&self, plan: &Plan, index: usize) -> Option<&Floats> {
-        self.whole(&plan.output_places[index])
-    }
-
-    fn whole(&self, place: &Place) -> Option<&Floats> {
-        let floats = if place.kind == PlaceKind::Floats { self.floats.get(place.slot)? } else { return None };
-        (place.range == (0..floats.len())).then_some(floats)
-    }
-
-    /// The elements of a floating-point input, to be written before a run; fp16 inputs take numbers on the fp16 grid.
-    /// Nothing of an `int32` input: [`Memory::write_input`] takes those too.
-    pub(crate) fn input_mut(&mut self, plan: &Plan, index: usize) -> &mut [f32] {
-        self.versions[index] += 1;
-        let Place { kind, slot, range } = &plan.input_places[index];
-        match kind {
-            PlaceKind::Floats => &mut self.floats[*slot][range.clone()],
-            PlaceKind::Ints => &mut [],
-        }
-    }
-
-    /// The elements of a floating-point input.
-    pub(crate) fn input(&self, plan: &Plan, index: usize) -> &[f32] {
-        match &plan.input_places[index] {
-            place if place.kind == PlaceKind::Floats => self.read(place),
-            _ => &[],
-        }
-    }
-
-    /// The elements of a floating-point output, after a run; of an `int32` output [`Memory::read_output`] gives them.
-    pub(crate) fn output(&self, plan: &Plan, index: usize) -> &[f32] {
-        match &plan.output_places[index] {
-            place if place.kind == PlaceKind::Floats => self.read(place),
-            _ => &[],
-        }
-    }
-
-    /// Writes an input, whole numbers of an `int32` one being given as floats.
-    pub(crate) fn write_input(&mut self, plan: &Plan, index: usize, elements: &[f32]) {
-        self.versions[index] += 1;
-        let Place { kind, slot, range } = &plan.input_places[index];
-        match kind {
-            PlaceKind::Floats => self.floats[*slot][range.clone()].copy_from_slice(elements),
-            PlaceKind::Ints => {
-                let to = &mut self.ints[*slot][range.clone()];
-                to.iter_mut().zip(elements).for_each(|(to, &x)| *to = x as i32);
-            }
-        }
-    }
-
-    /// Reads an output, whole numbers of an `int32` one as floats.
-    #[cfg(test)]
-    pub(crate) fn read_output(&self, plan: &Plan, index: usize, elements: &mut [f32]) {
-        let place = &plan.output_places[index];
-        match place.kind {
-            PlaceKind::Floats => elements.copy_from_slice(self.read(place)),
-            PlaceKind::Ints => {
-                elements.iter_mut().zip(self.read_ints(place)).for_each(|(to, &x)| *to = x as f32);
-            }
-        }
     }
 }
 

@@ -6,38 +6,18 @@ use super::floats::Floats;
 use super::fp16;
 use super::gather::Picks;
 use super::gemm::{Gemm, PANEL};
+use super::memory::Memory;
 use super::pointwise::{Chain, MOST_LOADS, MOST_STORES};
 use super::product::{How, Operands, Product, Start};
 use super::reduce::{Along, Reduce};
 use super::threads;
 use super::window::{Conv, Pool};
 use crate::error::{Error, Result};
-use anemone_mil::ir::{DType, TensorType, Type};
+use anemone_mil::ir::{TensorType, Type};
 use anemone_mil::ops::{Args, Bound, Eval, Operand, Value};
-use anemone_mil::tensor::Tensor;
 use anemone_mil::valid::ValidCall;
 use std::mem::take;
 use std::ops::Range;
-
-/// What a plan runs in. Each kernel has its own.
-pub(crate) struct Memory {
-    /// Slots, each of which holds one value after the other.
-    pub(super) floats: Vec<Floats>,
-    pub(super) ints: Vec<Vec<i32>>,
-    pub(super) others: Vec<Option<Value>>,
-    /// Room to work in, for each thread.
-    pub(super) scratch: Vec<Vec<f32>>,
-    /// How often each input has been written.
-    pub(super) versions: Vec<u64>,
-    /// Which inputs are still to be rounded to fp16.
-    pub(super) is_raw: Vec<bool>,
-    /// For each step, which of these it has last worked on, if it depends on one input alone.
-    pub(super) done: Vec<u64>,
-    /// For each step that packs an input, which of these it has last seen.
-    pub(super) seen: Vec<u64>,
-    /// Whether products that may add to what their results hold do so.
-    pub(super) adds: bool,
-}
 
 /// Where the elements of a value lie.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -337,34 +317,5 @@ impl Reference {
             }
         }
         Ok(())
-    }
-}
-
-impl Memory {
-    pub(super) fn read(&self, place: &Place) -> &[f32] {
-        &self.floats[place.slot][place.range.clone()]
-    }
-
-    pub(super) fn read_ints(&self, place: &Place) -> &[i32] {
-        &self.ints[place.slot][place.range.clone()]
-    }
-
-    fn value(&self, step: &Step, holder: Holder, ty: &Type) -> Option<Value> {
-        let place = match holder {
-            Holder::Other(i) => return self.others[i].clone(),
-            Holder::Place(i) => &step.reads[i],
-        };
-        let Type::Tensor(t) = ty else { return None };
-        let shape = t.fixed_shape()?;
-        let tensor = match (place.kind, t.dtype) {
-            (PlaceKind::Ints, _) => {
-                Tensor::int(t.dtype, &shape, self.read_ints(place).iter().map(|&x| x.into()).collect())
-            }
-            (_, DType::Bool) => {
-                Tensor::int(t.dtype, &shape, self.read(place).iter().map(|&x| (x != 0.0).into()).collect())
-            }
-            _ => Tensor::float(t.dtype, &shape, self.read(place).iter().map(|&x| x.into()).collect()),
-        };
-        Some(tensor.into())
     }
 }

@@ -72,9 +72,9 @@ fn check_one<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
             simd.vectorize(Run { gemm, a: left, b: &b2, start, first, rows: c_rows, c: c_, rounding, scratch });
         }
         for i in 0..m {
-            for j in 0..n {
+            for (j, &column) in columns.iter().enumerate() {
                 let at = i * n + j;
-                let from = [0.0, held[at], rows[i], columns[j]][i_start];
+                let from = [0.0, held[at], rows[i], column][i_start];
                 let sum = (0..k).map(|l| (a[i * k + l], b(l * n + j))).fold(from, |s, (a, b)| a.mul_add(b, s));
                 let expected = match (i < first, fp16) {
                     (true, _) => held[at],

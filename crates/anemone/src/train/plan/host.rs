@@ -5,8 +5,8 @@ use super::assign::{Piece, read_from_outside};
 use crate::error::{Error, Result};
 use crate::nn::{INPUT, TARGET};
 use crate::soft::floats::Floats;
+use crate::soft::memory::Memory;
 use crate::soft::plan::Plan;
-use crate::soft::steps::Memory;
 use crate::train::programs::{DeviceCall, arg};
 use anemone_mil::ir::Version;
 use anemone_mil::limits::Limits;
@@ -278,10 +278,10 @@ impl Environment {
 
     /// A value that goes to the device, if its memory can be lent.
     pub(crate) fn lendable(&self, id: ValueId) -> Option<&Floats> {
-        match self.side.slots.get(&id)? {
-            &Slot::Input(i) => self.memory.lendable_input(&self.side.plan, i),
-            &Slot::Output(i) => self.memory.lendable_output(&self.side.plan, i),
-            &Slot::Prepared(i) => self.prepared.lendable_output(&self.side.preparation, i),
+        match *self.side.slots.get(&id)? {
+            Slot::Input(i) => self.memory.lendable_input(&self.side.plan, i),
+            Slot::Output(i) => self.memory.lendable_output(&self.side.plan, i),
+            Slot::Prepared(i) => self.prepared.lendable_output(&self.side.preparation, i),
         }
     }
 
