@@ -89,12 +89,35 @@ pub struct Best {
     pub accuracy: Option<f64>,
 }
 
+/// What a run must keep, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The parameters.
+    pub parameters: usize,
+    /// What the optimizer remembers of them.
+    pub optimizer: usize,
+    /// The values of a step on the host, gradients included.
+    pub step: usize,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(self) -> usize {
+        self.parameters + self.optimizer + self.step
+    }
+}
+
 /// A run in figures.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// The chip and system of the machine, if whoever asked for the report has said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
+    /// The most memory this process has had at once, in bytes, if whoever asked for the report has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<usize>,
+    /// What it must keep, as computed.
+    pub memory: Memory,
     /// The device that ran it, and for the Neural Engine the form its programs had.
     pub device: String,
     /// How kernels got new weights.
@@ -168,6 +191,19 @@ impl fmt::Display for Report {
         writeln!(f, "Program inputs, outputs {:?}", self.io)?;
         writeln!(f, "Arithmetic              {}", self.arithmetic)?;
         writeln!(f, "Parameters              {}", self.n_params)?;
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        if let Some(peak) = self.peak_bytes {
+            writeln!(f, "Memory, at most         {:.1} MiB", mib(peak))?;
+        }
+        let Memory { parameters, optimizer, step } = self.memory;
+        writeln!(
+            f,
+            "  of it needed          {:.1} MiB: parameters {:.1}, optimizer {:.1}, a step on the host {:.1}",
+            mib(self.memory.total()),
+            mib(parameters),
+            mib(optimizer),
+            mib(step)
+        )?;
         writeln!(f)?;
         writeln!(f, "Steps                   {}", self.steps)?;
         writeln!(f, "Updates                 {} ({} steps each)", self.updates, self.accumulate)?;

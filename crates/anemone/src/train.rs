@@ -19,7 +19,7 @@ use crate::optim::{self, Optimizer, Update};
 use crate::params::{self, ParamSpec};
 use crate::pretrained;
 use crate::random::Random;
-use crate::report::{Best, Report, Stats, Validation};
+use crate::report::{self, Best, Report, Stats, Validation};
 use crate::run::now_us;
 use crate::soft::threads;
 use crate::weights_file::NamedTensor;
@@ -494,6 +494,18 @@ impl Trainer {
         let evaluation = self.forward.first_batch(&params, &mut *self.data)?;
         Ok(Report {
             machine: None,
+            peak_bytes: None,
+            memory: report::Memory {
+                parameters: self.n_params() * size_of::<f32>(),
+                optimizer: self
+                    .optimizer
+                    .state()
+                    .iter()
+                    .flat_map(|(_, s)| *s)
+                    .map(|s| s.len() * size_of::<f32>())
+                    .sum(),
+                step: self.plan.description().host_bytes,
+            },
             device: self.device.name(),
             strategy: self.config.weights.strategy,
             overlap: self.overlaps(),

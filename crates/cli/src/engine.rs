@@ -161,6 +161,21 @@ fn with_stand_ins(options: apple::Options) -> apple::Options {
     options
 }
 
+/// The most memory this process has had at once, in bytes, where the system tells.
+#[cfg(unix)]
+pub(crate) fn peak_bytes() -> Option<usize> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    // getrusage(2): kilobytes, but on Apple's systems bytes.
+    let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+    usize::try_from(getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss()).ok()?.checked_mul(unit)
+}
+
+/// The most memory this process has had at once, in bytes, where the system tells.
+#[cfg(not(unix))]
+pub(crate) fn peak_bytes() -> Option<usize> {
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

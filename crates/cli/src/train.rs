@@ -363,7 +363,8 @@ impl Run {
 
     /// Leaves weights and report, and gives what to print of it.
     fn finish(&mut self, json: bool) -> anyhow::Result<String> {
-        let report = Report { machine: Some(Machine::this().to_string()), ..self.trainer.report()? };
+        let machine = Some(Machine::this().to_string());
+        let report = Report { machine, peak_bytes: engine::peak_bytes(), ..self.trainer.report()? };
         self.converged = report.converged;
         if let Some(validation) = report.validation.as_ref().filter(|v| v.best) {
             self.save_best(validation)?;
