@@ -83,8 +83,8 @@ pub enum OptimizerConfig {
     },
     /// Muon (Keller Jordan 2024) for hidden matrices, AdamW for everything else.
     ///
-    /// The running mean of the gradient is made orthogonal by five Newton-Schulz steps. Everything else, and the parameters named in `adamw`, is left to AdamW with betas of 0.9
-    /// and 0.95.
+    /// The running mean of the gradient is made orthogonal by five Newton-Schulz steps. Everything else, and the
+    /// parameters named in `adamw`, is left to AdamW with betas of 0.9 and 0.95.
     Muon {
         /// How much of the running mean is kept at a step.
         #[serde(default = "muon_momentum")]
