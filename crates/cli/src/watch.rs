@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use terminal::Screen;
+use terminal::{Input, Screen};
 
 /// How often the screen is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -44,7 +44,10 @@ fn show(run: &mut Run, screen: &mut Screen, stop: &AtomicBool, interrupt: Option
             screen.terminal.draw(|frame| draw::draw(frame, run, &view, anemone::run::now_us()))?;
             due = Instant::now() + if run.state().is_alive() { REDRAW } else { REDRAW_ENDED };
         }
-        if !event::poll(LOOK)? {
+        if terminal::wait(LOOK)? == Input::Over {
+            return Ok(());
+        }
+        if !event::poll(Duration::ZERO)? {
             continue;
         }
         match event::read()? {

@@ -5,7 +5,8 @@ use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::{cursor, execute, terminal};
 use std::io::{self, IsTerminal, Write, stderr};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Whether the screen is open; whoever writes to it holds this, so that nothing is drawn on what was restored.
 static OPEN: Mutex<bool> = Mutex::new(false);
@@ -52,6 +53,49 @@ pub(crate) fn check(what: &str, instead: &str) -> anyhow::Result<()> {
         bail!("{what} needs a terminal, and standard error is none: {instead}");
     }
     Ok(())
+}
+
+/// What there is to read from the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Perhaps an event; asking does not wait.
+    Perhaps,
+    /// Nothing, for good: nobody is there any more. Asking for events would never return.
+    Over,
+}
+
+/// Waits for a key, but not longer than that.
+#[cfg(unix)]
+pub(crate) fn wait(limit: Duration) -> io::Result<Input> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    // Where keys come from if not from standard input, as crossterm has it.
+    static TTY: OnceLock<Option<File>> = OnceLock::new();
+    let stdin = io::stdin();
+    let tty = if stdin.is_terminal() {
+        stdin.as_fd()
+    } else {
+        match TTY.get_or_init(|| File::open("/dev/tty").ok()) {
+            Some(tty) => tty.as_fd(),
+            None => return Ok(Input::Over),
+        }
+    };
+    let mut fds = [PollFd::new(tty, PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO)) {
+        // A signal, such as that of a new size.
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    let is_over = fds[0].revents().is_some_and(|found| found.intersects(gone));
+    Ok(if is_over { Input::Over } else { Input::Perhaps })
+}
+
+/// Waits for a key, but not longer than that.
+#[cfg(not(unix))]
+pub(crate) fn wait(limit: Duration) -> io::Result<Input> {
+    ratatui::crossterm::event::poll(limit).map(|_| Input::Perhaps)
 }
 
 impl Drop for Screen {
