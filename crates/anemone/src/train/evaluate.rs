@@ -98,11 +98,19 @@ impl Forward {
         Ok(Forward { plan, memory, x, target, n_classes })
     }
 
+    // The graph declares input, target, then parameters, and returns loss and prediction.
+
+    /// Takes over the parameters for the batches to come.
+    fn set(&mut self, params: &[&[f32]]) {
+        for (i, values) in params.iter().enumerate() {
+            self.memory.write_input(&self.plan, 2 + i, values);
+        }
+    }
+
     /// Runs a batch.
-    fn batch(&mut self, params: &[&[f32]], data: &mut dyn Data, part: Part, index: u64) -> Result<Score> {
+    fn batch(&mut self, data: &mut dyn Data, part: Part, index: u64) -> Result<Score> {
         data.batch(part, index, &mut self.x, &mut self.target)?;
-        // The graph declares input, target, then parameters, and returns loss and prediction.
-        for (i, values) in [&self.x[..], &self.target].iter().chain(params).enumerate() {
+        for (i, values) in [&self.x, &self.target].into_iter().enumerate() {
             self.memory.write_input(&self.plan, i, values);
         }
         self.plan.run(&mut self.memory)?;
@@ -132,9 +140,10 @@ impl Forward {
             (n_there, n) => n_there.min(n),
         };
         let (mut loss, mut n_targets, mut n_right) = (0.0, 0, 0);
+        self.set(params);
         for i in 0..n {
             let index = if n_there > 0 { (u128::from(i) * u128::from(n_there) / u128::from(n)) as u64 } else { i };
-            let score = self.batch(params, data, part, index)?;
+            let score = self.batch(data, part, index)?;
             // A batch in which nothing counts has no loss.
             if score.n_targets > 0 {
                 loss += score.loss * score.n_targets as f64;
@@ -149,7 +158,8 @@ impl Forward {
 
     /// The first batch that is trained on.
     pub(super) fn first_batch(&mut self, params: &[&[f32]], data: &mut dyn Data) -> Result<Evaluation> {
-        let score = self.batch(params, data, Part::Train, 0)?;
+        self.set(params);
+        let score = self.batch(data, Part::Train, 0)?;
         let (mut prediction, mut target) = (Vec::new(), Vec::new());
         if self.n_classes.is_none() {
             // The first channels of row 0.

@@ -89,9 +89,11 @@ fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out:
         for j in (0..m).step_by(BLOCK) {
             let columns = BLOCK.min(m - j);
             if rows == BLOCK && columns == BLOCK {
-                let block = std::array::from_fn(|r| {
-                    *x[(i + r) * x_step + j..].first_chunk().expect("a block of whole rows")
-                });
+                // A closure that gives rows would not be inlined.
+                let mut block = [[0.0; BLOCK]; BLOCK];
+                for (r, row) in block.iter_mut().enumerate() {
+                    row.copy_from_slice(&x[(i + r) * x_step + j..][..BLOCK]);
+                }
                 for (c, row) in turned(simd, block).iter().enumerate() {
                     out[(j + c) * out_step + i..][..BLOCK].copy_from_slice(row);
                 }

@@ -152,7 +152,7 @@ impl<S: Simd> Tile<'_, S> {
                 let mut sums = zero;
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let c = S::as_simd_f32s(&self.c[at + r * self.n..][..V * S::F32_LANES]).0;
-                    sums.copy_from_slice(c);
+                    sums.iter_mut().zip(c).for_each(|(sum, &c)| *sum = c);
                 }
                 sums
             }
