@@ -125,9 +125,9 @@ impl Plan {
             let step = &self.steps[i];
             if let Some(input) = step.once {
                 let version = memory.versions[input];
-                // An input that changes all the time is not worth packing.
+                // An input that changes all the time is not worth packing for one product.
                 let is_new = std::mem::replace(&mut memory.seen[i], version) != version;
-                if memory.done[i] == version || (is_new && matches!(step.work, Work::Pack(_))) {
+                if memory.done[i] == version || (is_new && matches!(step.work, Work::Pack { is_lazy: true, .. })) {
                     continue;
                 }
                 memory.done[i] = version;
@@ -560,8 +560,10 @@ impl<'a> Planner<'a> {
             }
             let packed = self.buffer(PlaceKind::Floats, shape.n_packed(), None);
             let (reads, writes) = (vec![place.clone()], vec![packed.clone()]);
-            self.steps.push(Step { work: Work::Pack(shape), reads, writes, fp16: false, once: None });
-            let packed_by = kept.as_ref().map(|(input, _)| (self.steps.len() - 1, *input));
+            let is_lazy = kept.is_some() && !is_shared;
+            let work = Work::Pack { shape, is_lazy };
+            self.steps.push(Step { work, reads, writes, fp16: false, once: None });
+            let packed_by = kept.as_ref().filter(|_| is_lazy).map(|(input, _)| (self.steps.len() - 1, *input));
             if let Some((input, mut steps)) = kept {
                 steps.push(self.steps.len() - 1);
                 for i in steps {

@@ -51,8 +51,12 @@ pub(super) enum Work {
     Chain(Chain),
     /// Of A, B and, where sums start from one, a vector.
     Product(Product),
-    /// Of the A of such products: laid out as they read it.
-    Pack(Gemm),
+    /// Of the A of such products: laid out as they read it; of an input, perhaps not before that has stayed the same for a
+    /// second run.
+    Pack {
+        shape: Gemm,
+        is_lazy: bool,
+    },
     Reduce(Reduce),
     Softmax(Along),
     LogSumExp(Along),
@@ -190,7 +194,7 @@ impl Step {
                 };
                 p.run(operands, out, how, scratch);
             }
-            Work::Pack(shape) => {
+            Work::Pack { shape, .. } => {
                 let x = read(0);
                 threads::over_units(x.len(), out, PANEL * shape.k, scratch, |first, out, _| {
                     shape.pack(x, first, out);
