@@ -39,6 +39,8 @@ pub(crate) fn round_vector<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         let half = simd.avx512f._mm512_cvtps_ph::<0>(wide);
         return pulp::bytemuck::cast(simd.avx512f._mm512_cvtph_ps(half));
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = simd;
     let mut x = x;
     for x in pulp::bytemuck::cast_slice_mut::<S::f32s, f32>(std::slice::from_mut(&mut x)) {
         *x = to_fp16_grid(*x);

@@ -126,6 +126,8 @@ fn turned<S: Simd>(simd: S, x: Block) -> Block {
             return turned_by_shuffles(*simd, x);
         }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = simd;
     std::array::from_fn(|c| std::array::from_fn(|r| x[r][c]))
 }
 
