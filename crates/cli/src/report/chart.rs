@@ -300,7 +300,11 @@ fn gradient_norm(runs: &[Run]) -> Chart {
         column(run, &s.gradient_norm).into_iter().filter(has).collect()
     };
     let curves = pale_and_smoothed(runs, of, "norm", 2);
-    let (id, title) = ("gradient-norm", "Gradient norm");
+    small(runs, "gradient-norm", "Gradient norm", curves)
+}
+
+/// One of the charts that stand beside each other.
+fn small(runs: &[Run], id: &'static str, title: &'static str, curves: Vec<Curve>) -> Chart {
     Chart {
         id,
         title,
@@ -323,16 +327,7 @@ fn plain(runs: &[Run], id: &'static str, title: &'static str, kind: usize, of: i
             curves.push(Curve { name, colour: colour(runs, i, kind), style: Style::Line, line });
         }
     }
-    Chart {
-        id,
-        title,
-        note: String::new(),
-        unit: Unit::Plain,
-        curves,
-        marks: marks(runs),
-        steps: steps(runs),
-        small: true,
-    }
+    small(runs, id, title, curves)
 }
 
 fn lr(runs: &[Run]) -> Chart {

@@ -3,11 +3,12 @@
 use super::accumulate::Shape;
 use super::conv::Conv;
 use super::pointwise::Function;
-use super::reduce::{Combine, Finish, Reduce};
+use super::reduce::Reduce;
 use super::{Arithmetic, Product, Work};
 use crate::error::{Error, Result};
 use crate::soft::copy::{Copy, broadcast, strides};
 use crate::soft::plan::{Held, Planner};
+use crate::soft::reduce::{Combine, Finish};
 use crate::soft::steps::{self, Place, PlaceKind, Step};
 use anemone_mil::ir::DType;
 use anemone_mil::valid::{ValidCall, ValueId};

@@ -2,26 +2,7 @@
 
 use super::numbers::{decode, round};
 use super::tables::TABLES;
-
-/// How elements are combined.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Combine {
-    Sum,
-    SumOfSquares,
-    SumOfSizes,
-    Max,
-    Min,
-}
-
-/// What is made of the combined elements.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Finish {
-    Nothing,
-    /// Divided by their number.
-    Mean,
-    Root,
-    Log,
-}
+use crate::soft::reduce::{Combine, Finish};
 
 /// A reduction over any axes.
 #[derive(Debug)]
