@@ -8,7 +8,7 @@
 //! | that many | payload: a safetensors file; its metadata has `config` (TOML) and `state` (JSON) |
 //! | 4 | CRC-32 (the one of zlib) of everything before |
 
-use crate::weights_file::{self, Encoded, NamedTensor};
+use crate::weights_file::{self, Encoded, NamedTensor, TensorView};
 use crate::{Error, Result, file};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -28,8 +28,8 @@ const N_CHECKSUM: usize = 4;
 pub struct Checkpoint {
     /// What must not change between save and resume, as TOML in one canonical form, one setting a line.
     pub config: String,
-    /// Where the run stands: step, random state, position in the data. Integers and finite floating-point numbers
-    /// come back exactly; JSON has no infinities and no NaN, for which there is [`f64_bits`].
+    /// Where the run stands, of which random numbers and the position in the data follow. Integers and finite
+    /// floating-point numbers come back exactly; JSON has no others.
     pub state: serde_json::Value,
     /// Parameters and optimizer state, in an order that is kept (but for tensors without elements).
     pub tensors: Vec<NamedTensor>,
@@ -43,19 +43,7 @@ impl Checkpoint {
     ///
     /// If two tensors have one name, a shape does not fit its elements, or writing fails.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let metadata = [("config", self.config.clone()), ("state", self.state.to_string())];
-        let metadata: BTreeMap<_, _> = metadata.map(|(key, text)| (key.to_owned(), text)).into();
-        let payload = Encoded::new(&self.tensors, &metadata)
-            .map_err(|e| e.context(format!("save checkpoint `{}`", path.display())))?;
-        file::replace(path, |w| {
-            let mut w = Summing { inner: w, sum: crc32fast::Hasher::new() };
-            w.write_all(&MAGIC)?;
-            w.write_all(&VERSION.to_le_bytes())?;
-            w.write_all(&payload.n_bytes().to_le_bytes())?;
-            payload.write(&mut w)?;
-            w.inner.write_all(&w.sum.finalize().to_le_bytes())
-        })
-        .map_err(|e| e.context("save checkpoint"))
+        save(path, self.config.clone(), &self.state, self.tensors.iter().map(TensorView::from).collect())
     }
 
     /// Reads the checkpoint at `path`, which is never changed.
@@ -161,6 +149,32 @@ impl Checkpoint {
     }
 }
 
+/// Writes what [`Checkpoint::save`] writes, of tensors that lie elsewhere.
+///
+/// # Errors
+///
+/// As [`Checkpoint::save`].
+pub(crate) fn save(
+    path: &Path,
+    config: String,
+    state: &serde_json::Value,
+    tensors: Vec<TensorView<'_>>,
+) -> Result<()> {
+    let metadata = [("config", config), ("state", state.to_string())];
+    let metadata: BTreeMap<_, _> = metadata.map(|(key, text)| (key.to_owned(), text)).into();
+    let payload = Encoded::new(tensors, &metadata)
+        .map_err(|e| e.context(format!("save checkpoint `{}`", path.display())))?;
+    file::replace(path, |w| {
+        let mut w = Summing { inner: w, sum: crc32fast::Hasher::new() };
+        w.write_all(&MAGIC)?;
+        w.write_all(&VERSION.to_le_bytes())?;
+        w.write_all(&payload.n_bytes().to_le_bytes())?;
+        payload.write(&mut w)?;
+        w.inner.write_all(&w.sum.finalize().to_le_bytes())
+    })
+    .map_err(|e| e.context("save checkpoint"))
+}
+
 /// The lines of a TOML text that set something, each with the header of its table before it.
 fn settings(config: &str) -> Vec<String> {
     let mut table = String::new();
@@ -203,22 +217,6 @@ impl Write for Summing<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// An `f64` in the state of a checkpoint as its bits, for those that may be infinite or NaN:
-/// `#[serde(with = "anemone::checkpoint::f64_bits")]`.
-pub mod f64_bits {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    /// Writes the bits as an integer.
-    pub fn serialize<S: Serializer>(x: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(x.to_bits())
-    }
-
-    /// Reads the bits from an integer.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        u64::deserialize(deserializer).map(f64::from_bits)
     }
 }
 

@@ -287,9 +287,8 @@ impl Config {
         Ok(config)
     }
 
-    /// The configuration as TOML, complete.
+    /// The configuration as TOML, complete; empty if [`Config::check`] says that it has no form in TOML.
     pub fn to_toml(&self) -> String {
-        // Every part of it has a form in TOML.
         toml::to_string(self).unwrap_or_default()
     }
 
@@ -299,7 +298,9 @@ impl Config {
     ///
     /// If a value is out of its range; the message names the key.
     pub fn check(&self) -> Result<()> {
-        schema::check(&self.to_toml()).map_err(|finding| Error::config(finding.message))?;
+        // A path that is no Unicode has no form in TOML.
+        let text = toml::to_string(self).map_err(|e| Error::config(format!("the configuration as TOML: {e}")))?;
+        schema::check(&text).map_err(|finding| Error::config(finding.message))?;
         self.check_together()
     }
 
@@ -337,6 +338,15 @@ mod tests {
     use super::*;
     use crate::data::Part;
     use anemone_mil::ir::DType;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_no_unicode_is_refused_instead_of_writing_an_empty_configuration() {
+        use std::os::unix::ffi::OsStrExt;
+        let mut config = Config::default();
+        config.train.init_weights = Some(std::ffi::OsStr::from_bytes(b"w\xff.safetensors").into());
+        assert!(config.check().unwrap_err().to_string().contains("invalid UTF-8"), "{:?}", config.check());
+    }
 
     #[test]
     fn a_configuration_is_read_back_as_it_was_written() {

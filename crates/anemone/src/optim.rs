@@ -7,7 +7,7 @@ mod sgd;
 use crate::error::{Error, Result};
 use crate::params::ParamSpec;
 use crate::soft::threads;
-use crate::weights_file::NamedTensor;
+use crate::weights_file::{NamedTensor, TensorView};
 use adamw::AdamW;
 use muon::Muon;
 use schemars::JsonSchema;
@@ -218,12 +218,12 @@ const PIECE: usize = 1 << 16;
 const PREFIX: &str = "optimizer.";
 
 /// The optimizer's state as tensors `optimizer.LIST.PARAMETER`.
-pub(crate) fn to_tensors(optimizer: &dyn Optimizer, specs: &[ParamSpec]) -> Vec<NamedTensor> {
+pub(crate) fn to_tensors<'a>(optimizer: &'a dyn Optimizer, specs: &'a [ParamSpec]) -> Vec<TensorView<'a>> {
     let mut tensors = Vec::new();
     for (list, values) in optimizer.state() {
         for (spec, data) in specs.iter().zip(values).filter(|(_, data)| !data.is_empty()) {
             let name = format!("{PREFIX}{list}.{}", spec.name);
-            tensors.push(NamedTensor { name, shape: spec.shape.clone(), data: data.clone() });
+            tensors.push(TensorView { name, shape: &spec.shape, data });
         }
     }
     tensors

@@ -20,6 +20,7 @@ use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::nn::{Decoder, Graph, Lora};
 use crate::params::{self, ParamSpec};
+use crate::soft::floats::Floats;
 use crate::weights_file::{NamedTensor, load_safetensors};
 use std::path::Path;
 
@@ -147,7 +148,7 @@ pub fn load_weights(path: &Path) -> Result<Vec<NamedTensor>> {
 /// # Errors
 ///
 /// If another parameter is not there in its shape.
-pub(crate) fn initialize(specs: &[ParamSpec], params: &mut [Vec<f32>], weights: &[NamedTensor]) -> Result<()> {
+pub(crate) fn initialize(specs: &[ParamSpec], params: &mut [Floats], weights: &[NamedTensor]) -> Result<()> {
     for (spec, data) in specs.iter().zip(params) {
         if is_adapter(&spec.name) && weights.iter().all(|t| t.name != spec.name) {
             continue;

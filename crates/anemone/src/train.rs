@@ -9,7 +9,7 @@ pub(crate) mod plan;
 mod precision;
 pub(crate) mod programs;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, Io, Strategy};
 use crate::data::{Data, Tokenizer};
 use crate::device::Device;
@@ -21,8 +21,9 @@ use crate::pretrained;
 use crate::random::Random;
 use crate::report::{self, Best, Report, Stats, Validation};
 use crate::run::now_us;
+use crate::soft::floats::Floats;
 use crate::soft::threads;
-use crate::weights_file::NamedTensor;
+use crate::weights_file::{self, NamedTensor, TensorView};
 use anemone_mil::ir::DType;
 pub use compiling::Compiled;
 use compiling::{Coming, Cut};
@@ -33,6 +34,8 @@ pub use plan::{Description, HostOp, ProgramUse};
 use plan::{Environment, TrainPlan};
 use precision::Precision;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,7 +63,7 @@ pub struct Trainer {
     specs: Vec<ParamSpec>,
     /// Those of the parameters that are trained, which gradients and the optimizer go by.
     trained: Vec<ParamSpec>,
-    params: Vec<Vec<f32>>,
+    params: Vec<Floats>,
     optimizer: Box<dyn Optimizer>,
     environment: Environment,
     compiler: Arc<Compiler>,
@@ -111,10 +114,20 @@ struct Batch {
     n_added: u64,
     /// Steps of this batch, those left out included.
     n_steps: u64,
+    /// The loss of the last step before.
+    loss_before: Option<f32>,
     /// The update whose weights the kernels hold.
     kernel_update: u64,
     /// Whether kernels with newer weights are being compiled meanwhile.
     stale: bool,
+}
+
+impl Batch {
+    /// The sums so far of the `n` parameters that are trained.
+    fn gradients<'a>(&'a self, e: &'a Environment, n: usize) -> Vec<&'a [f32]> {
+        let sum = |i: usize| self.gradients.get(i).filter(|_| !e.is_added(i));
+        (0..n).map(|i| sum(i).map_or_else(|| e.gradient(i), Vec::as_slice)).collect()
+    }
 }
 
 /// What [`Trainer::step`] did.
@@ -217,7 +230,7 @@ impl Trainer {
         }
         let mut random = Random::new(config.train.seed);
         let specs: Vec<ParamSpec> = built.params.iter().map(|(spec, _)| spec.clone()).collect();
-        let mut params: Vec<Vec<f32>> = specs.iter().map(|s| s.initial(&mut random)).collect();
+        let mut params: Vec<Floats> = specs.iter().map(|s| s.initial(&mut random).into()).collect();
         if let Some(path) = &config.train.init_weights {
             pretrained::initialize(&specs, &mut params, &pretrained::load_weights(path)?)
                 .map_err(|e| e.context(format!("`train.init_weights`: `{}`", path.display())))?;
@@ -275,7 +288,7 @@ impl Trainer {
         checkpoint.check_config(&self.identity())?;
         let mut state: State = serde_json::from_value(checkpoint.state.clone())
             .map_err(|e| Error::checkpoint(format!("the checkpoint's state cannot be read: {e}")))?;
-        let find = |spec| params::find(spec, &checkpoint.tensors).map(<[f32]>::to_vec);
+        let find = |spec| params::find(spec, &checkpoint.tensors).map(Floats::from);
         let params = self.specs.iter().map(find).collect::<Result<_>>()?;
         let mut optimizer = self.config.optimizer.optimizer(&self.trained);
         optim::restore(&mut *optimizer, &checkpoint.tensors, &self.trained)?;
@@ -356,6 +369,9 @@ impl Trainer {
         } else {
             self.accumulate();
         }
+        if self.batch.n_steps == 0 {
+            self.batch.loss_before = self.state.last_loss;
+        }
         self.batch.n_steps += 1;
         self.state.step += 1;
         self.state.last_loss = Some(loss);
@@ -420,7 +436,7 @@ impl Trainer {
 
     /// Elements of all parameters.
     pub fn n_params(&self) -> usize {
-        self.params.iter().map(Vec::len).sum()
+        self.params.iter().map(|p| p.len()).sum()
     }
 
     /// What it runs on.
@@ -461,6 +477,25 @@ impl Trainer {
     ///
     /// In the middle of a batch.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
+        let (state, tensors) = self.saved()?;
+        Ok(Checkpoint {
+            config: self.identity(),
+            state,
+            tensors: tensors.into_iter().map(NamedTensor::from).collect(),
+        })
+    }
+
+    /// Writes what [`Checkpoint::save`] of [`Trainer::checkpoint`] writes, without a second copy of it in memory.
+    ///
+    /// # Errors
+    ///
+    /// As these.
+    pub fn save_checkpoint(&self, path: &Path) -> Result<()> {
+        let (state, tensors) = self.saved()?;
+        checkpoint::save(path, self.identity(), &state, tensors)
+    }
+
+    fn saved(&self) -> Result<(serde_json::Value, Vec<TensorView<'_>>)> {
         if !self.at_boundary() {
             return Err(Error::config("a checkpoint can only be made between updates"));
         }
@@ -468,19 +503,28 @@ impl Trainer {
         state.stats = self.stats();
         let state =
             serde_json::to_value(&state).map_err(|e| Error::checkpoint(format!("write the state: {e}")))?;
-        let mut tensors = self.weights();
+        let mut tensors = self.views();
         tensors.extend(optim::to_tensors(&*self.optimizer, &self.trained));
-        Ok(Checkpoint { config: self.identity(), state, tensors })
+        Ok((state, tensors))
     }
 
     /// The parameters as they are now.
     pub fn weights(&self) -> Vec<NamedTensor> {
-        let tensor = |(spec, data): (&ParamSpec, &Vec<f32>)| NamedTensor {
-            name: spec.name.clone(),
-            shape: spec.shape.clone(),
-            data: data.clone(),
-        };
-        self.specs.iter().zip(&self.params).map(tensor).collect()
+        self.views().into_iter().map(NamedTensor::from).collect()
+    }
+
+    /// Writes them as [`weights_file::save_safetensors`] does, without a second copy of them in memory.
+    ///
+    /// # Errors
+    ///
+    /// If writing fails.
+    pub fn save_weights(&self, path: &Path, metadata: &BTreeMap<String, String>) -> Result<()> {
+        weights_file::save_views(path, self.views(), metadata)
+    }
+
+    fn views(&self) -> Vec<TensorView<'_>> {
+        let tensors = self.specs.iter().zip(&self.params);
+        tensors.map(|(spec, data)| TensorView { name: spec.name.clone(), shape: &spec.shape, data }).collect()
     }
 
     /// The run so far, with what the weights do now on the validation data.
@@ -490,8 +534,7 @@ impl Trainer {
     /// If the model cannot be computed on the host.
     pub fn report(&mut self) -> Result<Report> {
         let validation = self.validate()?;
-        let params: Vec<&[f32]> = self.params.iter().map(Vec::as_slice).collect();
-        let evaluation = self.forward.first_batch(&params, &mut *self.data)?;
+        let evaluation = self.forward.first_batch(&self.params, &mut *self.data)?;
         Ok(Report {
             machine: None,
             peak_bytes: None,
@@ -568,7 +611,10 @@ impl Trainer {
 
     /// Goes back to where the last update left the run: some gradients of the batch may be lost.
     fn abandon_batch(&mut self) {
-        self.state.step -= std::mem::take(&mut self.batch.n_steps);
+        if self.batch.n_steps > 0 {
+            self.state.step -= std::mem::take(&mut self.batch.n_steps);
+            self.state.last_loss = self.batch.loss_before;
+        }
         self.batch.n_added = 0;
     }
 
@@ -583,7 +629,10 @@ impl Trainer {
         self.batch.n_steps = 0;
         self.batch.n_added = 0;
         let over = self.state.step == self.config.train.steps || self.converged(self.state.last_loss);
-        self.renew_kernels(over)?;
+        if let Err(e) = self.renew_kernels(over) {
+            self.kernels = None;
+            return Err(e);
+        }
         self.finished = over;
         result
     }
@@ -595,11 +644,9 @@ impl Trainer {
             self.state.precision.left_out(&self.config.train)?;
             return Ok(None);
         }
-        let is_there = |i| self.config.train.accumulate == 1 || self.environment.is_added(i);
-        let gradient =
-            |i| if is_there(i) { self.environment.gradient(i) } else { self.batch.gradients[i].as_slice() };
-        let gradients: Vec<&[f32]> = (0..self.trained.len()).map(gradient).collect();
+        let n_trained = self.trained.len();
         // The sum of f32 squares in f64 is finite if and only if all of them are.
+        let gradients = self.batch.gradients(&self.environment, n_trained);
         let squares: f64 = gradients.iter().map(|g| optim::sum_of_squares(g)).sum();
         let divisor = n as f32 * self.state.precision.scale;
         let norm = squares.sqrt() / f64::from(divisor);
@@ -612,8 +659,12 @@ impl Trainer {
         let clip = f64::from(self.config.train.clip);
         let shorter = if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 };
         let update = Update { index: self.state.update, scale: shorter * stale_scale / divisor, lr };
+        if !self.overlaps() {
+            self.plan.release(&mut self.environment);
+        }
+        let gradients = self.batch.gradients(&self.environment, n_trained);
         let params = self.params.iter_mut().zip(&self.specs).filter(|(_, spec)| spec.trainable);
-        let mut params: Vec<&mut [f32]> = params.map(|(p, _)| p.as_mut_slice()).collect();
+        let mut params: Vec<&mut [f32]> = params.map(|(p, _)| &mut **p).collect();
         self.optimizer.step(&mut params, &gradients, update);
         self.state.update += 1;
         self.state.precision.made(&self.config.train.loss_scale);
@@ -623,7 +674,7 @@ impl Trainer {
     /// Whether the batch of gradients that began at step `first` and has just ended is one to validate after.
     fn is_validated_after(&self, first: u64) -> bool {
         let every = self.config.eval.every;
-        every > 0 && (self.finished || first / every < self.state.step / every)
+        self.finished || (every > 0 && first / every < self.state.step / every)
     }
 
     /// What the weights do on the validation data, where there is some; kept as the best if it is.
@@ -638,8 +689,7 @@ impl Trainer {
             return Ok(Some(validation.clone()));
         }
         let start = Instant::now();
-        let params: Vec<&[f32]> = self.params.iter().map(Vec::as_slice).collect();
-        let mut validation = self.forward.validate(&params, &mut *self.data, self.config.eval.batches)?;
+        let mut validation = self.forward.validate(&self.params, &mut *self.data, self.config.eval.batches)?;
         let best = self.state.best.as_ref().map_or(f64::INFINITY, |best| best.loss);
         validation.best = validation.loss < best;
         if validation.best {

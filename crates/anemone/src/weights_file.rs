@@ -25,6 +25,26 @@ pub struct NamedTensor {
     pub data: Vec<f32>,
 }
 
+/// A tensor that lies elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct TensorView<'a> {
+    pub(crate) name: String,
+    pub(crate) shape: &'a [usize],
+    pub(crate) data: &'a [f32],
+}
+
+impl<'a> From<&'a NamedTensor> for TensorView<'a> {
+    fn from(tensor: &'a NamedTensor) -> TensorView<'a> {
+        TensorView { name: tensor.name.clone(), shape: &tensor.shape, data: &tensor.data }
+    }
+}
+
+impl From<TensorView<'_>> for NamedTensor {
+    fn from(view: TensorView<'_>) -> NamedTensor {
+        NamedTensor { name: view.name, shape: view.shape.to_vec(), data: view.data.to_vec() }
+    }
+}
+
 impl PartialEq for NamedTensor {
     /// Same name, shape and bits: a NaN equals itself, and 0 differs from -0.
     fn eq(&self, other: &NamedTensor) -> bool {
@@ -40,6 +60,15 @@ impl PartialEq for NamedTensor {
 ///
 /// If a name is empty, `__metadata__` or comes twice, if a shape does not fit its elements, or if writing fails.
 pub fn save_safetensors(path: &Path, tensors: &[NamedTensor], metadata: &BTreeMap<String, String>) -> Result<()> {
+    save_views(path, tensors.iter().map(TensorView::from).collect(), metadata)
+}
+
+/// As [`save_safetensors`], of tensors that lie elsewhere.
+pub(crate) fn save_views(
+    path: &Path,
+    tensors: Vec<TensorView<'_>>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
     let doing = || format!("save weights to `{}`", path.display());
     let contents = Encoded::new(tensors, metadata).map_err(|e| e.context(doing()))?;
     file::replace(path, |w| contents.write(w))
@@ -64,19 +93,19 @@ pub fn load_safetensors(path: &Path) -> Result<Vec<NamedTensor>> {
 pub(crate) struct Encoded<'a> {
     /// The length field, the JSON, and spaces up to a multiple of 8 bytes.
     header: Vec<u8>,
-    tensors: &'a [NamedTensor],
+    tensors: Vec<TensorView<'a>>,
     n_data_bytes: usize,
 }
 
 impl<'a> Encoded<'a> {
-    pub(crate) fn new(tensors: &'a [NamedTensor], metadata: &BTreeMap<String, String>) -> Result<Encoded<'a>> {
+    pub(crate) fn new(tensors: Vec<TensorView<'a>>, metadata: &BTreeMap<String, String>) -> Result<Encoded<'a>> {
         let mut names = HashSet::new();
         let mut fields = serde_json::Map::new();
         if !metadata.is_empty() {
             fields.insert(METADATA_KEY.into(), serde_json::json!(metadata));
         }
         let mut end = 0usize;
-        for NamedTensor { name, shape, data } in tensors {
+        for &TensorView { ref name, shape, data } in &tensors {
             if name.is_empty() || name == METADATA_KEY {
                 return Err(Error::config(format!("a tensor cannot have the name `{name}`: give it another one")));
             }
@@ -89,8 +118,8 @@ impl<'a> Encoded<'a> {
                 return Err(Error::config(format!("tensor `{name}` has shape {shape:?} but {n_data} elements")));
             }
             let start = end;
-            end += size_of_val(data.as_slice());
-            let info = TensorInfo { dtype: Dtype::F32, shape: shape.clone(), data_offsets: (start, end) };
+            end += size_of_val(data);
+            let info = TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) };
             fields.insert(name.clone(), serde_json::json!(info));
         }
         let mut json = serde_json::Value::Object(fields).to_string().into_bytes();

@@ -206,6 +206,8 @@ fn every_step_asks_for_the_next_batch_and_an_update_that_failed_for_the_same_aga
     let data = Noise { n_validation: 0, ..Noise::new() };
     let mut failing = trainer(&config, &data);
     assert!((0..3).map(|_| failing.step()).any(|step| step.is_err()));
+    let state = failing.checkpoint().unwrap().state;
+    assert!(state["last_loss"].is_null() && state["step"] == 0, "nothing of that update: {state}");
     assert!(failing.step().is_ok());
     assert_eq!(*data.asked.lock().unwrap(), [0, 1, 2, 0].map(|i| (Part::Train, i)));
     config.train.loss_scale = 1.0.into();
@@ -303,6 +305,17 @@ fn a_dynamic_scale_that_is_too_large_comes_down_leaves_updates_out_and_says_so()
     let line = serde_json::to_value(ends[0]).unwrap();
     assert_eq!((&line["update_skipped"], &line["loss_scale"]), (&true.into(), &16_777_216.0.into()));
     assert_ne!(found.weights, trainer(&config, &Noise::new()).weights());
+
+    // An update that is left out makes no kernels stale, and none are compiled again.
+    config.train.steps = 3 * (n as u64 + 1);
+    let after_one = run(&config, &Noise::new(), |_| false);
+    for overlap in [false, true] {
+        (config.weights.strategy, config.weights.overlap) = (Strategy::Baked, overlap);
+        let baked = run(&config, &Noise::new(), |_| false);
+        assert_eq!(baked.report.updates, 1);
+        assert_eq!(baked.weights, after_one.weights, "overlap: {overlap}");
+        assert_eq!(baked.report.stats.n_compiles, baked.steps[0].compiles, "overlap: {overlap}");
+    }
 }
 
 #[test]
@@ -393,6 +406,13 @@ fn validation_is_at_its_intervals_on_its_own_data_and_the_best_is_kept() {
     let mut other = found.weights.clone();
     other[0].shape.swap(0, 1);
     assert!(evaluator.run(&other).unwrap_err().to_string().contains("expected [12, 8, 1, 1]"));
+
+    // At the end alone, early enough to be saved.
+    config.eval.every = 0;
+    let found = run(&config, &Noise::new(), |_| false);
+    let at: Vec<u64> = found.steps.iter().filter(|s| s.validation.is_some()).map(|s| s.step + 1).collect();
+    assert_eq!(at, [60]);
+    assert_eq!(found.last.state["best"]["loss"].as_f64(), found.report.best.map(|best| best.loss));
 }
 
 /// The mean squared error of `W2 relu(W1 x + b1) + b2` over the rows of a part.

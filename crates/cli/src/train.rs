@@ -17,7 +17,6 @@ use anemone::metrics::MetricsLog;
 use anemone::report::Validation;
 use anemone::run::{Happened, Journal, Process};
 use anemone::train::{Description, Event};
-use anemone::weights_file::save_safetensors;
 use anemone::{Report, Trainer, device};
 use anyhow::{Context, anyhow, bail};
 use serde::Serialize;
@@ -343,7 +342,7 @@ impl Run {
     /// Writes a checkpoint, and before it the metrics that it covers.
     fn save(&mut self) -> anyhow::Result<()> {
         self.metrics.sync()?;
-        self.trainer.checkpoint()?.save(&self.dir.checkpoint())?;
+        self.trainer.save_checkpoint(&self.dir.checkpoint())?;
         self.saved_at = self.trainer.n_steps();
         Ok(())
     }
@@ -358,7 +357,7 @@ impl Run {
         ];
         about.extend(validation.accuracy.map(|a| ("validation_accuracy", a.to_string())));
         let metadata = about.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
-        Ok(save_safetensors(&self.dir.best(), &self.trainer.weights(), &metadata)?)
+        Ok(self.trainer.save_weights(&self.dir.best(), &metadata)?)
     }
 
     /// Leaves weights and report, and gives what to print of it.
@@ -370,7 +369,7 @@ impl Run {
             self.save_best(validation)?;
         }
         let metadata = BTreeMap::from([("format".to_string(), "anemone".to_string())]);
-        save_safetensors(&self.dir.weights(), &self.trainer.weights(), &metadata)?;
+        self.trainer.save_weights(&self.dir.weights(), &metadata)?;
         let text = serde_json::to_string_pretty(&report)? + "\n";
         write_atomically(&self.dir.report(), text.as_bytes())?;
         if json {

@@ -173,7 +173,7 @@ impl Kernel for SoftKernel {
             }
             buffer.version = Version::next();
         }
-        self.memory.forget_inputs(&self.plan);
+        (0..inputs.len()).for_each(|i| self.memory.forget_input(&self.plan, i));
         done
     }
 }
@@ -261,6 +261,7 @@ impl Buffer for SoftBuffer {
     fn write(&mut self, elements: &[f32]) -> Result<()> {
         self.check(elements.len())?;
         self.version = Version::next();
+        self.lent = None;
         self.elements.copy_from_slice(elements);
         if self.ty.dtype == DType::Fp16 {
             fp16::round_all(&mut self.elements);

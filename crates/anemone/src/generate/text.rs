@@ -58,7 +58,10 @@ impl<'a> TextStream<'a> {
         }
         // Some tokenizers put no space before the first token, so that the difference is taken.
         let given = self.tokenizer.decode(&self.tokens[..self.n_given])?;
-        let new = all.get(given.len()..).unwrap_or_default().to_string();
+        // What was no character when it could wait no longer may be one now.
+        let mut pairs = all.char_indices().zip(given.chars());
+        let same = pairs.find(|((_, new), old)| new != old).map_or(given.len(), |((at, _), _)| at);
+        let new = all.get(same..).unwrap_or_default().to_string();
         self.tokens.drain(..self.n_given);
         self.n_given = self.tokens.len();
         Ok(new)
@@ -93,6 +96,9 @@ mod tests {
         let found = pieces(&tokenizer, &[0xff; 20]);
         assert_eq!(found.concat().chars().count(), 20);
         assert_ne!(found[MOST_WAITING - 1], "");
+        // What could wait no longer turns out to be the beginning of a character.
+        let begun = [&[0xff; MOST_WAITING - 1][..], &[0xc3, 0xa9]].concat();
+        assert_eq!(pieces(&tokenizer, &begun).last_chunk(), Some(&["é".to_string(), String::new()]));
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn an_optimizer_restored_from_tensors_goes_on_bit_for_bit() {
         let mut params: Vec<Vec<f32>> = fixture.params.values().map(|p| f32s(p)).collect();
         let mut whole = config.optimizer(&specs);
         fixture.train(&mut *whole, &mut params, 0..3);
-        let tensors = to_tensors(&*whole, &specs);
+        let tensors: Vec<NamedTensor> = to_tensors(&*whole, &specs).into_iter().map(NamedTensor::from).collect();
         let n_expected = match &config {
             OptimizerConfig::Sgd { momentum: 0.0, .. } => 0,
             OptimizerConfig::Sgd { .. } => 5,

@@ -37,6 +37,12 @@ impl From<&[f32]> for Floats {
     }
 }
 
+impl From<Vec<f32>> for Floats {
+    fn from(x: Vec<f32>) -> Floats {
+        Floats::from(&x[..])
+    }
+}
+
 impl Deref for Floats {
     type Target = [f32];
 

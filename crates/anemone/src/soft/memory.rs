@@ -35,7 +35,7 @@ impl Memory {
     }
 
     /// Lets a floating-point input be these elements, of which two contents never have the same version. They are not
-    /// copied; [`Memory::forget_inputs`] gives them back. If they are `raw` they still have to be rounded to fp16.
+    /// copied; [`Memory::forget_input`] gives them back. If they are `raw` they still have to be rounded to fp16.
     pub(crate) fn share_input(&mut self, plan: &Plan, index: usize, elements: &Floats, version: u64, raw: bool) {
         let place = &plan.input_places[index];
         self.floats[place.slot] = elements.clone();
@@ -46,9 +46,22 @@ impl Memory {
         }
     }
 
-    /// Gives shared inputs back, so that whoever owns them can write them without copying them first.
-    pub(crate) fn forget_inputs(&mut self, plan: &Plan) {
-        plan.input_places.iter().for_each(|p| self.floats[p.slot] = Floats::default());
+    /// Lets a floating-point input be these elements, on the grid of its type, from now on. They are not copied.
+    pub(crate) fn set_input(&mut self, plan: &Plan, index: usize, elements: Floats) {
+        let place = &plan.input_places[index];
+        if place.kind == PlaceKind::Floats {
+            assert!(place.range == (0..elements.len()));
+            self.floats[place.slot] = elements;
+            self.versions[index] += 1;
+        }
+    }
+
+    /// Gives a shared input back, so that whoever owns it can write it without copying it first.
+    pub(crate) fn forget_input(&mut self, plan: &Plan, index: usize) {
+        let place = &plan.input_places[index];
+        if place.kind == PlaceKind::Floats {
+            self.floats[place.slot] = Floats::default();
+        }
     }
 
     /// Exchanges the memory of a floating-point output for another of its size, if it is the output's alone.

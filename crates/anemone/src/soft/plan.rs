@@ -72,7 +72,12 @@ impl Plan {
 
     /// Bytes of the memory it runs in.
     pub(crate) fn n_bytes(&self) -> usize {
-        (self.slots.n_elements() + self.n_scratch) * size_of::<f32>()
+        (self.slots.n_elements() + self.n_scratch * threads::most_parts()) * size_of::<f32>()
+    }
+
+    /// The part of them that an input takes.
+    pub(crate) fn n_input_bytes(&self, index: usize) -> usize {
+        self.input_places[index].range.len() * size_of::<f32>()
     }
 
     /// Name and type of each input.

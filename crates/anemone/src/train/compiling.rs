@@ -8,6 +8,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::Built;
 use crate::run::now_us;
+use crate::soft::floats::Floats;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,7 +36,7 @@ pub(super) struct Coming {
     /// The update whose weights they get.
     update: u64,
     /// What the host's parts of a step read of the same weights.
-    handed: Vec<Vec<f32>>,
+    handed: Vec<Floats>,
 }
 
 impl Trainer {
@@ -46,10 +47,12 @@ impl Trainer {
             self.swap(background, begin_us);
             self.batch.kernel_update = update;
             // Host and kernels go by the same weights.
-            self.plan.hand(&mut self.environment, &handed);
+            self.plan.hand(&mut self.environment, handed);
+        } else if self.kernels.is_some() && self.batch.kernel_update == self.state.update {
+            // The update was left out: the kernels are of the weights that there are.
         } else if !over && self.config.weights.strategy == Strategy::Operand {
             self.prepare()?;
-            self.plan.hand_prepared(&mut self.environment, &self.params);
+            self.hand_prepared();
             if let Some(kernels) = &mut self.kernels {
                 kernels.write_weights(&self.plan.weights(&self.environment, &self.params))?;
             }
@@ -107,6 +110,12 @@ impl Trainer {
         self.plan.prepare(&mut self.environment, &self.params)
     }
 
+    /// Lets the host's parts go by what was prepared last.
+    fn hand_prepared(&mut self) {
+        let handed = self.plan.handed(&self.environment, &self.params);
+        self.plan.hand(&mut self.environment, handed);
+    }
+
     pub(super) fn compile_now(&mut self) -> Result<()> {
         self.prepare()?;
         let begin_us = now_us();
@@ -117,7 +126,7 @@ impl Trainer {
         self.state.stats.n_retries += stats.n_retries;
         self.compiled.push(Compiled { begin_us, end_us: now_us(), background: false, failed: result.is_err() });
         self.kernels = Some(result?);
-        self.plan.hand_prepared(&mut self.environment, &self.params);
+        self.hand_prepared();
         self.batch.kernel_update = self.state.update;
         Ok(())
     }

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::nn::{Built, Graph, Model};
 use crate::params::{self, ParamSpec};
 use crate::report::{Evaluation, Validation};
+use crate::soft::floats::Floats;
 use crate::soft::memory::Memory;
 use crate::soft::plan::Plan;
 use crate::weights_file::NamedTensor;
@@ -54,7 +55,8 @@ impl Evaluator {
     ///
     /// If the model has a parameter that is not there in its shape, or the data cannot be read.
     pub fn run(&mut self, weights: &[NamedTensor]) -> Result<Validation> {
-        let params = self.specs.iter().map(|spec| params::find(spec, weights)).collect::<Result<Vec<_>>>()?;
+        let params = self.specs.iter().map(|spec| params::find(spec, weights).map(Floats::from));
+        let params = params.collect::<Result<Vec<_>>>()?;
         self.forward.validate(&params, &mut *self.data, self.n_batches)
     }
 }
@@ -100,11 +102,14 @@ impl Forward {
 
     // The graph declares input, target, then parameters, and returns loss and prediction.
 
-    /// Takes over the parameters for the batches to come.
-    fn set(&mut self, params: &[&[f32]]) {
+    /// Does what is to be done with these parameters, and gives them back.
+    fn with<T>(&mut self, params: &[Floats], f: impl FnOnce(&mut Forward) -> Result<T>) -> Result<T> {
         for (i, values) in params.iter().enumerate() {
-            self.memory.write_input(&self.plan, 2 + i, values);
+            self.memory.set_input(&self.plan, 2 + i, values.clone());
         }
+        let result = f(self);
+        (0..params.len()).for_each(|i| self.memory.forget_input(&self.plan, 2 + i));
+        result
     }
 
     /// Runs a batch.
@@ -128,7 +133,7 @@ impl Forward {
     /// there is none, over so many of the first batches that are trained on, which have no end: over one for 0.
     pub(super) fn validate(
         &mut self,
-        params: &[&[f32]],
+        params: &[Floats],
         data: &mut dyn Data,
         n_batches: u64,
     ) -> Result<Validation> {
@@ -140,26 +145,28 @@ impl Forward {
             (n_there, n) => n_there.min(n),
         };
         let (mut loss, mut n_targets, mut n_right) = (0.0, 0, 0);
-        self.set(params);
-        for i in 0..n {
-            let index = if n_there > 0 { (u128::from(i) * u128::from(n_there) / u128::from(n)) as u64 } else { i };
-            let score = self.batch(data, part, index)?;
-            // A batch in which nothing counts has no loss.
-            if score.n_targets > 0 {
-                loss += score.loss * score.n_targets as f64;
+        self.with(params, |forward| {
+            for i in 0..n {
+                let index =
+                    if n_there > 0 { (u128::from(i) * u128::from(n_there) / u128::from(n)) as u64 } else { i };
+                let score = forward.batch(data, part, index)?;
+                // A batch in which nothing counts has no loss.
+                if score.n_targets > 0 {
+                    loss += score.loss * score.n_targets as f64;
+                }
+                n_targets += score.n_targets;
+                n_right += score.n_right;
             }
-            n_targets += score.n_targets;
-            n_right += score.n_right;
-        }
+            Ok(())
+        })?;
         let mean = |sum: f64| sum / n_targets as f64;
         let accuracy = self.n_classes.map(|_| mean(n_right as f64));
         Ok(Validation { loss: mean(loss), accuracy, n_targets, n_batches: n, best: false })
     }
 
     /// The first batch that is trained on.
-    pub(super) fn first_batch(&mut self, params: &[&[f32]], data: &mut dyn Data) -> Result<Evaluation> {
-        self.set(params);
-        let score = self.batch(data, Part::Train, 0)?;
+    pub(super) fn first_batch(&mut self, params: &[Floats], data: &mut dyn Data) -> Result<Evaluation> {
+        let score = self.with(params, |forward| forward.batch(data, Part::Train, 0))?;
         let (mut prediction, mut target) = (Vec::new(), Vec::new());
         if self.n_classes.is_none() {
             // The first channels of row 0.

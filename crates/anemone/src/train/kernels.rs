@@ -1,6 +1,6 @@
 //! How kernels get their weights: compiled in, compiled in behind the trainer's back, or passed in.
 
-use super::plan::{Environment, TrainPlan};
+use super::plan::{Environment, Source, TrainPlan};
 use super::programs::{DeviceCall, Form, WEIGHTS_PATH};
 use crate::config::{Io, Strategy};
 use crate::device::{Buffer, Device, Kernel, soft};
@@ -25,6 +25,8 @@ pub(crate) struct Compiler {
     programs: Vec<(String, ValidProgram)>,
     /// The program of each call. With weights passed in, calls of one form share one.
     of_call: Vec<usize>,
+    /// Where the weights of each call come from.
+    sources: Vec<Option<Source>>,
 }
 
 /// What compiling took.
@@ -57,7 +59,7 @@ impl Compiler {
                 forms.push(&call.form);
             }
         }
-        Ok(Compiler { device, strategy, programs, of_call })
+        Ok(Compiler { device, strategy, programs, of_call, sources: plan.weight_sources().to_vec() })
     }
 
     /// The number of programs, and so of compiles, in a set of kernels.
@@ -89,21 +91,35 @@ impl Compiler {
                 .map_err(|e| e.context(format!("compile `{label}`")))?;
             programs.push((label, kernel));
         }
-        let mut calls = Vec::new();
-        for (&program, w) in self.of_call.iter().zip(weights) {
+        let (mut calls, mut passed) = (Vec::new(), Vec::<Passed>::new());
+        for (i, (&program, w)) in self.of_call.iter().zip(weights).enumerate() {
             let (label, kernel) = &programs[program];
             let is_passed = self.strategy == Strategy::Operand && !w.is_empty();
-            let buffer = || kernel.input_buffer(0).map_err(|e| e.context(format!("buffers of `{label}`")));
-            calls.push(CallWeights { program, buffer: is_passed.then(buffer).transpose()? });
+            let passed = is_passed.then(|| self.pass(i, &**kernel, &mut passed)).transpose();
+            let passed = passed.map_err(|e| e.context(format!("buffers of `{label}`")))?;
+            calls.push(Call { program, passed });
         }
-        let first = |program| calls.iter().find(|c: &&CallWeights| c.program == program);
+        let first = |program| calls.iter().find(|c: &&Call| c.program == program);
         let programs = programs.into_iter().enumerate().map(|(i, (label, kernel))| {
-            let n_weights = usize::from(first(i).is_some_and(|c| c.buffer.is_some()));
+            let n_weights = usize::from(first(i).is_some_and(|c| c.passed.is_some()));
             Loaded::new(label, kernel, n_weights)
         });
-        let mut kernels = Kernels { programs: programs.collect::<Result<_>>()?, calls };
+        let mut kernels = Kernels { programs: programs.collect::<Result<_>>()?, calls, passed };
         kernels.write_weights(weights)?;
         Ok(kernels)
+    }
+
+    /// The number of the buffer for the weights of a call of this kernel, if there is none yet a new one.
+    fn pass(&self, call: usize, kernel: &dyn Kernel, passed: &mut Vec<Passed>) -> Result<usize> {
+        let ty = kernel.signature().input(0)?;
+        // An engine of its own lays weights out as the program wants them.
+        let shares = !self.device.is_apart();
+        let is_same = |p: &Passed| shares && self.sources[p.call] == self.sources[call] && p.buffer.ty() == ty;
+        if let Some(there) = passed.iter().position(is_same) {
+            return Ok(there);
+        }
+        passed.push(Passed { call, buffer: kernel.input_buffer(0)? });
+        Ok(passed.len() - 1)
     }
 
     /// Compiles all programs on a thread of its own.
@@ -169,7 +185,8 @@ pub(crate) type Work<'a> = &'a mut dyn FnMut(&mut Environment) -> Result<()>;
 /// The kernels of a plan, with their buffers.
 pub(crate) struct Kernels {
     programs: Vec<Loaded>,
-    calls: Vec<CallWeights>,
+    calls: Vec<Call>,
+    passed: Vec<Passed>,
 }
 
 /// A kernel with the buffers that its calls share.
@@ -181,10 +198,16 @@ struct Loaded {
 }
 
 /// What a call has of its own.
-struct CallWeights {
+struct Call {
     program: usize,
-    /// The weights, where they are passed in: the first input.
-    buffer: Option<Box<dyn Buffer>>,
+    /// Its weights, where they are passed in: the first input.
+    passed: Option<usize>,
+}
+
+/// Weights that are passed in: those of this call, and of all that use the same.
+struct Passed {
+    call: usize,
+    buffer: Box<dyn Buffer>,
 }
 
 impl Loaded {
@@ -224,12 +247,12 @@ impl Kernels {
     pub(crate) fn write_weights(&mut self, weights: &[&[f32]]) -> Result<()> {
         let work = weights.iter().map(|w| w.len()).sum();
         let failed = Mutex::new(None);
-        let passed = |(call, w): (&mut CallWeights, &&[f32])| {
-            if let Some(Err(e)) = call.buffer.as_mut().map(|buffer| buffer.write(w)) {
+        let write = |passed: &mut Passed| {
+            if let Err(e) = passed.buffer.write(weights[passed.call]) {
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
             }
         };
-        threads::each(work, self.calls.iter_mut().zip(weights).collect(), passed);
+        threads::each(work, self.passed.iter_mut().collect(), write);
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
@@ -248,8 +271,9 @@ impl Kernels {
         meanwhile: Option<Work<'_>>,
     ) -> Result<Took> {
         let start = Instant::now();
-        let CallWeights { program, buffer } = &mut self.calls[index];
-        let loaded = &mut self.programs[*program];
+        let Call { program, passed } = self.calls[index];
+        let loaded = &mut self.programs[program];
+        let mut weights = passed.map(|passed| &mut self.passed[passed].buffer);
         for (input, &id) in loaded.inputs.iter_mut().zip(&call.inputs) {
             if !e.lendable(id).is_some_and(|elements| soft::lend(&mut **input, elements)) {
                 input.write(e.get(id))?;
@@ -257,13 +281,13 @@ impl Kernels {
         }
         let written = start.elapsed();
         let (done, device) = match meanwhile {
-            None => loaded.timed(buffer.as_deref(), n_retries),
+            None => loaded.timed(weights.as_deref().map(|w| &**w), n_retries),
             Some(work) => {
                 let (device, worked) = std::thread::scope(|scope| {
-                    let (loaded, buffer, n_retries) = (&mut *loaded, buffer.as_deref_mut(), &mut *n_retries);
+                    let (loaded, weights, n_retries) = (&mut *loaded, weights.as_deref_mut(), &mut *n_retries);
                     let device = std::thread::Builder::new()
                         .name("device".into())
-                        .spawn_scoped(scope, move || loaded.timed(buffer.map(|b| &*b), n_retries));
+                        .spawn_scoped(scope, move || loaded.timed(weights.map(|w| &**w), n_retries));
                     let worked = work(e);
                     (device.map(std::thread::ScopedJoinHandle::join), worked)
                 });
@@ -272,7 +296,7 @@ impl Kernels {
                     Ok(Ok(done)) => done,
                     Ok(Err(_)) => (Err(Error::device("the thread of the device has panicked")), Duration::ZERO),
                     // Without a thread to be had, one after the other.
-                    Err(_) => loaded.timed(buffer.as_deref(), n_retries),
+                    Err(_) => loaded.timed(weights.as_deref().map(|w| &**w), n_retries),
                 }
             }
         };

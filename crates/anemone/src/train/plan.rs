@@ -16,13 +16,14 @@ use super::programs::DeviceCall;
 use crate::config::{Io, Place, PlanConfig, Strategy};
 use crate::error::{Error, Result};
 use crate::nn::{Built, INPUT};
+use crate::soft::floats::Floats;
 use anemone_mil::grad::{Seed, gradient};
 use anemone_mil::limits::Limits;
 use anemone_mil::validate;
 use assign::{Assigned, Piece};
 pub use describe::{Description, HostOp, ProgramUse};
-pub(crate) use host::Environment;
-use host::{HostSide, Source};
+use host::HostSide;
+pub(crate) use host::{Environment, Source};
 use std::sync::Arc;
 
 /// The name of the input that gradients start from.
@@ -125,29 +126,35 @@ impl TrainPlan {
     /// # Errors
     ///
     /// If an op cannot be computed on these values.
-    pub(crate) fn prepare(&self, e: &mut Environment, params: &[Vec<f32>]) -> Result<()> {
+    pub(crate) fn prepare(&self, e: &mut Environment, params: &[Floats]) -> Result<()> {
         self.host.prepare(e, params)
     }
 
-    /// Lets the host's parts go by what was prepared last.
-    pub(crate) fn hand_prepared(&self, e: &mut Environment, params: &[Vec<f32>]) {
-        self.host.hand_prepared(e, params);
-    }
-
-    /// A copy of what was prepared last for the host's parts, for kernels that are not there yet.
-    pub(crate) fn handed(&self, e: &Environment, params: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    /// What was prepared last for the host's parts.
+    pub(crate) fn handed(&self, e: &Environment, params: &[Floats]) -> Vec<Floats> {
         self.host.handed(e, params)
     }
 
-    /// Lets the host's parts go by such a copy.
-    pub(crate) fn hand(&self, e: &mut Environment, values: &[Vec<f32>]) {
+    /// Lets the host's parts go by such values.
+    pub(crate) fn hand(&self, e: &mut Environment, values: Vec<Floats>) {
         self.host.hand(e, values);
     }
 
+    /// Takes the parameters from the host's parts, so that they are changed where they lie. Nothing runs before new
+    /// values have been [handed](TrainPlan::hand).
+    pub(crate) fn release(&self, e: &mut Environment) {
+        self.host.release(e);
+    }
+
     /// The weights of each call of the device, as they were prepared last; empty for calls without.
-    pub(crate) fn weights<'a>(&self, e: &'a Environment, params: &'a [Vec<f32>]) -> Vec<&'a [f32]> {
+    pub(crate) fn weights<'a>(&self, e: &'a Environment, params: &'a [Floats]) -> Vec<&'a [f32]> {
         let weight = |s: &Option<Source>| s.map_or(&[][..], |s| e.source(s, params));
         self.weights.iter().map(weight).collect()
+    }
+
+    /// Where the weights of each call of the device come from.
+    pub(crate) fn weight_sources(&self) -> &[Option<Source>] {
+        &self.weights
     }
 
     /// Runs a part of the host.

@@ -40,8 +40,8 @@ pub(super) struct HostSide {
 }
 
 /// Where a value lies that is made of parameters alone.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Source {
     Param(usize),
     Prepared(usize),
 }
@@ -181,39 +181,47 @@ impl HostSide {
         }
     }
 
-    /// Bytes of the memory a step runs in.
+    /// Bytes of the memory a step runs in, beside the parameters.
     pub(super) fn n_bytes(&self) -> usize {
-        self.plan.n_bytes() + self.preparation.n_bytes()
+        let shared = self.handed.iter().map(|&(i, _)| self.plan.n_input_bytes(i)).sum::<usize>();
+        let params = (0..self.prepared_from.len()).map(|i| self.preparation.n_input_bytes(i)).sum::<usize>();
+        self.plan.n_bytes() - shared + self.preparation.n_bytes() - params
     }
 
     /// Computes what is made of parameters alone.
-    pub(super) fn prepare(&self, e: &mut Environment, params: &[Vec<f32>]) -> Result<()> {
+    pub(super) fn prepare(&self, e: &mut Environment, params: &[Floats]) -> Result<()> {
         for (i, &param) in self.prepared_from.iter().enumerate() {
-            e.prepared.write_input(&self.preparation, i, &params[param]);
+            e.prepared.set_input(&self.preparation, i, params[param].clone());
         }
         self.preparation.run(&mut e.prepared)
     }
 
-    /// A copy of the values that the host's parts read of it.
-    pub(super) fn handed(&self, e: &Environment, params: &[Vec<f32>]) -> Vec<Vec<f32>> {
-        self.handed.iter().map(|&(_, source)| self.value(source, &e.prepared, params).to_vec()).collect()
+    /// What the host's parts read of it.
+    pub(super) fn handed(&self, e: &Environment, params: &[Floats]) -> Vec<Floats> {
+        let value = |&(_, source): &(usize, Source)| match source {
+            Source::Param(i) => params[i].clone(),
+            Source::Prepared(i) => match e.prepared.lendable_output(&self.preparation, i) {
+                Some(whole) => whole.clone(),
+                None => e.prepared.output(&self.preparation, i).into(),
+            },
+        };
+        self.handed.iter().map(value).collect()
     }
 
     /// Gives such values to the host's parts.
-    pub(super) fn hand(&self, e: &mut Environment, values: &[Vec<f32>]) {
-        for ((input, _), value) in self.handed.iter().zip(values) {
-            e.memory.write_input(&self.plan, *input, value);
+    pub(super) fn hand(&self, e: &mut Environment, values: Vec<Floats>) {
+        for (&(input, _), value) in self.handed.iter().zip(values) {
+            e.memory.set_input(&self.plan, input, value);
         }
     }
 
-    /// Gives what was prepared last to the host's parts.
-    pub(super) fn hand_prepared(&self, e: &mut Environment, params: &[Vec<f32>]) {
-        for &(input, source) in &self.handed {
-            e.memory.write_input(&self.plan, input, self.value(source, &e.prepared, params));
-        }
+    /// Takes the parameters from the host's parts, which need new ones to run again.
+    pub(super) fn release(&self, e: &mut Environment) {
+        self.handed.iter().for_each(|&(input, _)| e.memory.forget_input(&self.plan, input));
+        (0..self.prepared_from.len()).for_each(|i| e.prepared.forget_input(&self.preparation, i));
     }
 
-    fn value<'a>(&self, source: Source, prepared: &'a Memory, params: &'a [Vec<f32>]) -> &'a [f32] {
+    fn value<'a>(&self, source: Source, prepared: &'a Memory, params: &'a [Floats]) -> &'a [f32] {
         match source {
             Source::Param(i) => &params[i],
             Source::Prepared(i) => prepared.output(&self.preparation, i),
@@ -242,7 +250,7 @@ impl Environment {
     }
 
     /// A value made of parameters alone.
-    pub(super) fn source<'a>(&'a self, source: Source, params: &'a [Vec<f32>]) -> &'a [f32] {
+    pub(super) fn source<'a>(&'a self, source: Source, params: &'a [Floats]) -> &'a [f32] {
         self.side.value(source, &self.prepared, params)
     }
 
