@@ -123,7 +123,7 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let mut report = String::new();
     let ended = ended.and_then(|ended| {
         if let Ended::Finished = ended {
-            report = run.finish(args.json)?;
+            report = run.finish(args.json).map_err(|e| run.stopped(e))?;
         }
         Ok(ended)
     });
@@ -284,10 +284,15 @@ impl Run {
         is_view_wanted
     }
 
+    /// Trains to the end, or to where it is to stop; an error says what is saved.
     fn train(&mut self) -> anyhow::Result<Ended> {
+        self.train_on().map_err(|e| self.stopped(e))
+    }
+
+    fn train_on(&mut self) -> anyhow::Result<Ended> {
         loop {
-            match self.trainer.step() {
-                Ok(Event::Step(step)) => {
+            match self.trainer.step()? {
+                Event::Step(step) => {
                     self.metrics.append(&step)?;
                     if self.live.as_ref().is_some_and(Live::is_closed) {
                         self.leave_view();
@@ -309,35 +314,42 @@ impl Run {
                         }
                     }
                 }
-                Ok(Event::Finished) => {
+                Event::Finished => {
                     self.save()?;
                     return Ok(Ended::Finished);
                 }
-                Ok(Event::Restart(why)) => {
+                Event::Restart(why) => {
                     self.save()?;
                     if INTERRUPTED.load(Ordering::Relaxed) {
                         return Ok(Ended::Interrupted);
                     }
                     return Ok(Ended::Restart(why));
                 }
-                Err(e) => {
-                    let saved = if self.trainer.at_boundary() && self.trainer.n_steps() > self.saved_at {
-                        self.save()
-                    } else {
-                        Ok(self.metrics.flush()?)
-                    };
-                    let e = anyhow!(e).context(format!("training stopped at step {}", self.trainer.n_steps()));
-                    return Err(match saved {
-                        Ok(()) if self.saved_at > 0 => e.context(format!(
-                            "progress up to step {} is saved, go on with `anemone train --resume --run-dir {}`",
-                            self.saved_at, self.dir
-                        )),
-                        Ok(()) => e,
-                        Err(s) => e.context(format!("and the checkpoint could not be written: {s:#}")),
-                    });
-                }
             }
         }
+    }
+
+    /// What to say of an error that training stopped at, after an attempt to save what there is.
+    fn stopped(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let n_steps = self.trainer.n_steps();
+        let first = format!("{error:#}");
+        let saved = if self.trainer.at_boundary() && n_steps > self.saved_at {
+            self.save()
+        } else {
+            self.metrics.flush().map_err(anyhow::Error::from)
+        };
+        let mut error = error.context(format!("training stopped at step {n_steps}"));
+        // What fails twice for one reason says it once.
+        if let Some(second) = saved.err().map(|e| format!("{e:#}")).filter(|second| *second != first) {
+            error = error.context(format!("and what it had done could not be saved: {second}"));
+        }
+        if self.saved_at == 0 {
+            return error;
+        }
+        error.context(format!(
+            "progress up to step {} is saved, go on with `anemone train --resume --run-dir {}`",
+            self.saved_at, self.dir
+        ))
     }
 
     /// Writes a checkpoint, and before it the metrics that it covers.
@@ -434,3 +446,6 @@ fn exec(command: &mut Command) -> std::io::Error {
         Err(e) => e,
     }
 }
+
+#[cfg(test)]
+mod tests;

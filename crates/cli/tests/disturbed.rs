@@ -262,6 +262,18 @@ fn a_disk_that_fills_up_while_metrics_are_written_is_an_error_too() {
     assert_eq!(steps_and_losses(&folder.path("a")), steps_and_losses(&folder.path("whole")));
 }
 
+#[test]
+fn where_only_the_best_weights_cannot_be_written_the_rest_is_saved() {
+    let folder = Folder::new();
+    // No file can take the place of a folder.
+    fs::create_dir_all(folder.path("a/best.safetensors")).unwrap();
+    let flags = ["digits", "--steps", "30", "--eval-every", "10", "--quiet"];
+    let e = folder.error(&[&flags[..], &["--resume", "--run-dir", "a"]].concat());
+    assert!(e.contains("best.safetensors") && e.contains("training stopped at step 10"), "{e}");
+    assert!(e.contains("up to step 10 is saved, go on with `anemone train --resume --run-dir a`"), "{e}");
+    assert_eq!(Checkpoint::load(&folder.path("a/checkpoint.anemone")).unwrap().state["step"], 10);
+}
+
 fn interrupt(child: &Child) {
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());

@@ -181,6 +181,25 @@ fn events_come_back_and_torn_ones_spoil_no_other() {
     assert_eq!(run.process(), Some(&Process::default()));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_event_that_a_full_disk_took_part_of_spoils_no_other() {
+    use crate::file::tests::{child_file, run_with_small_files};
+    let short = |step| (step, Happened::Interrupted);
+    if let Some(path) = child_file() {
+        let mut journal = Journal::open(&path).unwrap();
+        let long = Happened::Failed { error: "x".repeat(1 << 20) };
+        for (step, event) in [short(1), (2, long), short(3)] {
+            assert_eq!(journal.record(step, event).is_ok(), step != 2);
+        }
+        return;
+    }
+    let folder = folder();
+    run_with_small_files("run::tests::an_event_that_a_full_disk_took_part_of_spoils_no_other", folder.path());
+    let run = Run::open(folder.path()).unwrap();
+    assert_eq!(run.events().iter().map(|e| (e.step, e.event.clone())).collect::<Vec<_>>(), [short(1), short(3)]);
+}
+
 #[test]
 fn curves_are_short_and_keep_extremes() {
     let folder = folder();
