@@ -63,6 +63,25 @@ fn a_run_goes_on_where_it_was_saved() {
 }
 
 #[test]
+fn the_last_run_is_that_of_the_highest_number() {
+    let folder = Folder::new();
+    for _ in 0..3 {
+        assert!(folder.train(&["--steps", "10", "--quiet"]).status.success());
+    }
+    fs::remove_dir_all(folder.path("runs/tiny")).unwrap();
+    // Runs of other names.
+    for name in ["tiny-007", "tiny-x", "tiny-9x", "tiny9"] {
+        fs::create_dir(folder.path("runs").join(name)).unwrap();
+    }
+    let out = folder.train(&["--resume", "--steps", "20"]);
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert!(stderr.contains("run folder runs/tiny-3\n") && stderr.contains("resumed at step 10"), "{stderr}");
+    // A new run is the last one then.
+    assert!(folder.train(&["--steps", "10", "--quiet"]).status.success());
+    assert!(folder.path("runs/tiny-4/weights.safetensors").exists() && !folder.path("runs/tiny").exists());
+}
+
+#[test]
 fn resuming_without_a_checkpoint_starts_at_the_beginning_and_says_so() {
     let folder = Folder::new();
     fs::create_dir(folder.path("empty")).unwrap();
