@@ -11,7 +11,7 @@ use crate::watch::{self, Live, terminal};
 use crate::{Outcome, args};
 use anemone::checkpoint::Checkpoint;
 use anemone::clock::Comparison;
-use anemone::config::Config;
+use anemone::config::{Config, TrainConfig};
 use anemone::file::write_atomically;
 use anemone::metrics::MetricsLog;
 use anemone::report::Validation;
@@ -229,7 +229,11 @@ impl Run {
             }
             MetricsLog::create(&dir.metrics())?
         };
-        write_atomically(&dir.config(), trainer.config().to_toml().as_bytes())?;
+        // The trainer of a run that goes on has begun without them.
+        let init_weights = config.train.init_weights.clone();
+        let train = TrainConfig { init_weights, ..trainer.config().train.clone() };
+        let whole = Config { train, ..trainer.config().clone() };
+        write_atomically(&dir.config(), whole.to_toml().as_bytes())?;
         if let Some(tokenizer) = trainer.tokenizer() {
             write_atomically(&dir.tokenizer(), tokenizer.to_json()?.as_bytes())?;
         }
