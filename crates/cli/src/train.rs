@@ -19,7 +19,7 @@ use anemone::run::{Happened, Journal, Process};
 use anemone::train::{Description, Event};
 use anemone::weights_file::save_safetensors;
 use anemone::{Report, Trainer, device};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -138,24 +138,21 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Ended::Finished => {}
         Ended::Restart(why) => {
             noted?;
-            run.progress.say(&format!("restart at step {}: {why}", run.trainer.n_steps()));
+            let n_steps = run.trainer.n_steps();
+            run.progress.say(&format!("restart at step {n_steps}: {why}"));
             // What a device has loaded and written would outlive this process's memory.
             drop(run);
-            let e = replace_process(&folder, is_view_wanted);
-            note_failure(&folder, &e);
-            return Err(e);
+            return Err(replace_process(&folder, n_steps, is_view_wanted));
         }
-        Ended::Interrupted => {
-            bail!(
-                "interrupted at step {}; go on with `anemone train --resume --run-dir {}`",
-                run.trainer.n_steps(),
-                run.dir
-            )
-        }
+        Ended::Interrupted => return Err(interrupted(&folder, run.trainer.n_steps())),
     }
     noted?;
     out.write_all(report.as_bytes())?;
     Ok(Outcome::Clean)
+}
+
+fn interrupted(folder: &Path, n_steps: u64) -> anyhow::Error {
+    anyhow!("interrupted at step {n_steps}; go on with `anemone train --resume --run-dir {}`", folder.display())
 }
 
 /// The name of the run: its preset, or its configuration file without the ending.
@@ -397,9 +394,32 @@ impl Run {
     }
 }
 
-/// Replaces this process by a new one that resumes the run: same program, same arguments. Comes back only with an
-/// error.
-fn replace_process(folder: &Path, is_view_wanted: bool) -> anyhow::Error {
+/// Replaces this process by a new one that resumes the run, which is saved at step `n_steps`. Comes back only with an
+/// error, which the journal has too.
+fn replace_process(folder: &Path, n_steps: u64, is_view_wanted: bool) -> anyhow::Error {
+    let error = match next_process(folder, is_view_wanted) {
+        // The new process would know nothing of it.
+        Ok(_) if INTERRUPTED.load(Ordering::Relaxed) => {
+            // As everywhere: the advice matters more than the journal.
+            if let Ok(mut journal) = Journal::open(folder) {
+                let _ = journal.record(n_steps, Happened::Interrupted);
+            }
+            return interrupted(folder, n_steps);
+        }
+        Ok(mut command) => {
+            let error = exec(&mut command);
+            anyhow!("restart as `{}`: {error}", command.get_program().display())
+        }
+        Err(e) => anyhow!("restart: this program's file cannot be found: {e}"),
+    };
+    let advice = format!("the run is saved, go on with `anemone train --resume --run-dir {}`", folder.display());
+    let error = anyhow!("{error}; {advice}");
+    note_failure(folder, &error);
+    error
+}
+
+/// The process that goes on with the run: same program, same arguments.
+fn next_process(folder: &Path, is_view_wanted: bool) -> std::io::Result<Command> {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if !is_view_wanted {
         // It was closed, which holds for the new process too.
@@ -419,22 +439,9 @@ fn replace_process(folder: &Path, is_view_wanted: bool) -> anyhow::Error {
     if !has("--run-dir", &args) {
         args.splice(at..at, ["--run-dir".into(), folder.into()]);
     }
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(e) => {
-            return anyhow!(
-                "restart: this program's file cannot be found: {e}; the run is saved, go on with \
-                 `anemone train --resume --run-dir {}`",
-                folder.display()
-            );
-        }
-    };
-    let error = exec(Command::new(&program).args(&args));
-    anyhow!(
-        "restart as `{}`: {error}; the run is saved, go on with `anemone train --resume --run-dir {}`",
-        program.display(),
-        folder.display()
-    )
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(&args);
+    Ok(command)
 }
 
 #[cfg(unix)]
