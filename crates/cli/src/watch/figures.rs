@@ -112,7 +112,8 @@ fn split(run: &Run) -> Split {
     let steps = run.steps();
     let started = run.events().iter().rev().find(|e| matches!(e.event, Happened::Started(_)));
     let last = steps.time_us.last().copied().unwrap_or(0);
-    let from = last.saturating_sub(LATELY_US).max(started.map_or(0, |e| e.time_us));
+    let started_us = started.map_or(0, |e| e.time_us);
+    let from = last.saturating_sub(LATELY_US).max(started_us);
     // The step before the first counted one is where its time begins.
     let begin = steps.time_us.partition_point(|&t| t < from).min(steps.len().saturating_sub(2));
     let n = (steps.len() - begin).saturating_sub(1) as f64;
@@ -131,9 +132,10 @@ fn split(run: &Run) -> Split {
         compiles: mean(&steps.compile_wait_us),
         validation: validations.map(|v| v.eval_us).filter(|us| us.is_finite()).fold(0.0, |sum, us| sum + us) / n,
     };
-    // Runs of before times were kept have no whole but the sum.
-    let whole = last.saturating_sub(steps.time_us[begin]) as f64 / n;
-    Split { whole: whole.max(split.sum()), ..split }
+    // There is no whole but the sum where no times were kept, and for a process's first step: from the end of the one
+    // before it, nobody trained for a while.
+    let whole_us = if steps.time_us[begin] < started_us { 0 } else { last.saturating_sub(steps.time_us[begin]) };
+    Split { whole: (whole_us as f64 / n).max(split.sum()), ..split }
 }
 
 /// A number in few digits.
@@ -177,6 +179,30 @@ pub(crate) fn long(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anemone::run::{EVENTS, METRICS};
+    use std::fs;
+
+    #[test]
+    fn a_step_takes_no_time_in_which_no_process_trained() {
+        const PAUSE_US: u64 = 9 * 3_600_000_000;
+        let folder = tempfile::tempdir().unwrap();
+        let split = |n_resumed: u64| {
+            let line = |step: u64| {
+                let time = 1_000_000 + 1000 * step + if step < 10 { 0 } else { PAUSE_US };
+                format!("{{\"step\":{step},\"time_us\":{time},\"device_us\":400.0,\"host_us\":500.0}}\n")
+            };
+            let started = |time: u64| format!("{{\"time_us\":{time},\"step\":0,\"event\":\"started\"}}\n");
+            fs::write(folder.path().join(METRICS), (0..10 + n_resumed).map(line).collect::<String>()).unwrap();
+            let events = started(1_000_000) + &started(1_009_500 + PAUSE_US);
+            fs::write(folder.path().join(EVENTS), events).unwrap();
+            split(&Run::open(folder.path()).unwrap())
+        };
+        // Between one step and the next there is more than the two parts that are known.
+        for (n_resumed, whole) in [(1, 900.0), (2, 1000.0), (5, 1000.0)] {
+            let split = split(n_resumed);
+            assert_eq!((split.whole, split.device, split.host), (whole, 400.0, 500.0), "{n_resumed}");
+        }
+    }
 
     #[test]
     fn numbers_are_short() {
