@@ -165,6 +165,12 @@ fn runs_of_every_kind_have_a_report() {
     make(&folder, "huge", (0..50).map(|s| line(s, Some(if s % 2 == 0 { 3e38 } else { -3e38 }))));
     make(&folder, "zero", (0..50).map(|s| line(s, Some(0.0))));
     make(&folder, "gap", (0..50).filter(|s| !(10..20).contains(s)).map(|s| line(s, Some(0.5))));
+    make(&folder, "below zero", (0..50).map(|s| json!({ "step": s, "loss": 0.5, "host_us": -1 })));
+    make(&folder, "most", [json!({ "step": 0 }), json!({ "step": u64::MAX, "loss": 1 })].into_iter());
+    make(&folder, "changed", (0..50).map(|s| line(s, Some(0.5))));
+    let stats = json!({ "wall_s": 1, "host_s": -1, "gradients_s": 1 });
+    let stats = json!({ "steps": 50, "stats": stats });
+    fs::write(folder.path("changed/report.json"), stats.to_string()).unwrap();
     fs::create_dir(folder.path("torn")).unwrap();
     fs::write(folder.path("torn/metrics.jsonl"), "{\"step\":0,\"loss\":1.5}\n{\"step\":1,\"lo").unwrap();
     let kinds = [
@@ -175,6 +181,9 @@ fn runs_of_every_kind_have_a_report() {
         ("zero", "figure class=\"chart\""),
         ("gap", "The metrics lack 10 steps"),
         ("torn", "1.500"),
+        ("below zero", "No step has been made yet"),
+        ("most", "1 of 100 steps"),
+        ("changed", "0.5000"),
     ];
     for (name, expected) in kinds {
         let page = page(&folder, &[name]);
@@ -183,10 +192,11 @@ fn runs_of_every_kind_have_a_report() {
         printed(&folder, &[name, "--text"]);
         let json: Value = serde_json::from_str(&printed(&folder, &[name, "--json"])).unwrap();
         assert_eq!(json["runs"][0]["name"], name);
+        assert!(folder.anemone(&["runs", name]).status.success(), "{name}");
     }
     let names = kinds.map(|(name, _)| name);
     let page = page(&folder, &names);
-    assert!(page.contains("7 runs compared"));
+    assert!(page.contains("10 runs compared"));
     printed(&folder, &[&names[..], &["--text"]].concat());
     printed(&folder, &[&names[..3], &["--out", "pictures"]].concat());
 }

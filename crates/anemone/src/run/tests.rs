@@ -218,6 +218,27 @@ fn curves_are_short_and_keep_extremes() {
 }
 
 #[test]
+fn lines_with_impossible_numbers_are_left_out() {
+    let folder = folder();
+    let huge = u64::MAX;
+    let bad = [
+        format!("{{\"step\":1,\"time_us\":{huge}}}"),
+        "{\"step\":2,\"host_us\":-1}".into(),
+        "{\"step\":3,\"device_us\":-0.5}".into(),
+        "{\"step\":4,\"copy_us\":-1e300}".into(),
+        "{\"step\":5,\"compile_wait_us\":-1}".into(),
+        "{\"step\":6,\"eval_us\":-1,\"validation\":{\"loss\":1}}".into(),
+        format!("{{\"step\":7,\"retries\":{huge}}}"),
+        format!("{{\"step\":8,\"compiles\":{huge}}}"),
+        format!("{{\"step\":{huge},\"validation\":{{\"loss\":1}}}}"),
+    ];
+    let text = format!("{{\"step\":0,\"host_us\":0}}\n{}\n{{\"step\":9,\"loss\":-1}}\n", bad.join("\n"));
+    fs::write(folder.path().join(METRICS), text).unwrap();
+    let run = Run::open(folder.path()).unwrap();
+    assert_eq!((&run.steps().step[..], run.steps().validations.len()), (&[0, 9][..], 0));
+}
+
+#[test]
 fn speed_is_that_of_the_last_process() {
     let folder = folder();
     let times = [1_000_000, 1_100_000, 9_000_000, 9_500_000, 10_000_000];

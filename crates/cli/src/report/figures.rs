@@ -197,7 +197,8 @@ fn n_params(run: &Run) -> Option<f64> {
 /// Where the run's time went; the parts make up all of it.
 pub(crate) fn parts(run: &Run) -> Vec<Part> {
     let s = stats(run);
-    let gradients = (s.gradients_s - s.gradients_hidden_s).clamp(0.0, s.host_s);
+    // A report is a file that anybody may have changed.
+    let gradients = (s.gradients_s - s.gradients_hidden_s).min(s.host_s).max(0.0);
     // What is left by rounding is nothing.
     let least_us = 1e-6 * s.wall_s;
     let other = s.wall_s - s.device_s - s.host_s - s.compile_wait_s - s.eval_s;
