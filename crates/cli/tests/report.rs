@@ -87,6 +87,18 @@ fn the_page_has_the_numbers_of_the_run_and_needs_nothing_else() {
 }
 
 #[test]
+fn the_smoothed_loss_is_the_end_of_the_smoothed_curve() {
+    let folder = Folder::new();
+    make(&folder, "run", (0..60).map(|s| line(s, Some(if s % 10 == 9 { 2.0 } else { 1.0 }))));
+    fs::write(folder.path("run/config.toml"), "[train]\nsteps = 60\naccumulate = 10\n").unwrap();
+    let curve = curves(&page(&folder, &["run"]), "loss").remove(1);
+    assert_eq!(curve["name"], "smoothed training loss");
+    let json: Value = serde_json::from_str(&printed(&folder, &["run", "--json"])).unwrap();
+    let (drawn, told) = (curve["y"][59].as_f64().unwrap(), json["runs"][0]["smoothed_loss"].as_f64().unwrap());
+    assert!((drawn / told - 1.0).abs() < 1e-5, "{drawn} is drawn, {told} is told");
+}
+
+#[test]
 fn pictures_lie_beside_the_page() {
     let folder = Folder::new();
     assert!(folder.train(&["--steps", "20"]).status.success());
