@@ -241,6 +241,28 @@ fn runs_are_compared_with_the_first() {
 }
 
 #[test]
+fn totals_of_unlike_numbers_of_steps_have_no_best_and_short_runs_no_values_of_later_steps() {
+    let folder = Folder::new();
+    make(&folder, "short", (0..20).map(|s| line(s, Some(2.0))));
+    make(&folder, "long", (0..60).map(|s| line(s, Some(1.5))));
+    let row = |runs: [&str; 2], label: &str| -> String {
+        let text = printed(&folder, &[&runs[..], &["--text"]].concat());
+        text.lines().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("no {label}: {text}")).into()
+    };
+    assert!(!row(["short", "long"], "Time in all").contains('*'));
+    assert!(row(["short", "long"], "Training loss, last step").contains("* 1.500"));
+    make(&folder, "slow", (0..20).map(|s| json!({ "step": s, "loss": 2.0, "device_us": 1e6 })));
+    assert!(row(["short", "slow"], "Time in all").contains('*'), "as many steps");
+
+    let page = page(&folder, &["short", "long"]);
+    let spans: Vec<Value> = curves(&page, "loss").iter().map(|c| c["span"].clone()).collect();
+    assert_eq!(spans, [json!([0.0, 20.0]), json!([0.0, 60.0]), json!([0.0, 20.0]), json!([0.0, 60.0])]);
+    let figure = page.split("<figure").find(|f| f.contains(" id=\"loss\"")).unwrap();
+    let row = figure.split("<tr>").find(|row| row.contains(">45<")).unwrap();
+    assert!(row.contains("<td>–</td><td>1.500</td>"), "{row}");
+}
+
+#[test]
 fn a_folder_that_is_no_run_is_refused_with_advice() {
     let folder = Folder::new();
     fs::create_dir(folder.path("nothing")).unwrap();
