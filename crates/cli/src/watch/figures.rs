@@ -138,10 +138,10 @@ fn split(run: &Run) -> Split {
     Split { whole: (whole_us as f64 / n).max(split.sum()), ..split }
 }
 
-/// A number in few digits.
+/// A number in few digits, or in words where it is none.
 pub(crate) fn short(x: f64) -> String {
     match x.abs() {
-        _ if !x.is_finite() => "-".into(),
+        _ if !x.is_finite() => "not finite".into(),
         0.0 => "0".into(),
         a if !(1e-4..1e7).contains(&a) => format!("{x:.2e}"),
         a if a >= 1000.0 => format!("{x:.0}"),
@@ -154,6 +154,14 @@ pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| str::from_utf8(g).unwrap_or("")).collect();
     groups.join(",")
+}
+
+/// How many of something in a second, in whole numbers where they are many.
+pub(crate) fn rate(n: f64) -> String {
+    match n {
+        n if n >= 10.0 || n <= 0.0 => count(n.round() as u64),
+        n => format!("{n:.*}", (1 - n.log10().floor() as i32).clamp(1, 7) as usize),
+    }
 }
 
 /// A time in microseconds, with its unit.
@@ -215,11 +223,15 @@ mod tests {
             (65536.0, "65536"),
             (-1.5e9, "-1.50e9"),
             (3.2e-7, "3.20e-7"),
-            (f64::NAN, "-"),
+            (f64::NAN, "not finite"),
         ] {
             assert_eq!(short(x), expected);
         }
         assert_eq!([count(7), count(1000), count(1_234_567)], ["7", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0.0, 0.0123, 0.4, 9.96, 12.3, 1234.5].map(rate),
+            ["0", "0.012", "0.40", "10.0", "12", "1,235"]
+        );
         assert_eq!([micros(61.4), micros(1234.0), micros(2.5e6)], ["61 us", "1.23 ms", "2.5 s"]);
         let long = |s| long(Duration::from_secs(s));
         assert_eq!(
