@@ -1,14 +1,15 @@
 //! Runs that stop in unlikely moments.
 
 use super::*;
-use crate::args::{Args, Command};
-use anemone::run::METRICS;
-use clap::Parser;
-use serde_json::json;
 
 #[cfg(target_os = "linux")] // For a device that is full.
 #[test]
 fn what_stopped_training_is_said_though_the_disk_is_full() {
+    use crate::args::{Args, Command};
+    use anemone::run::METRICS;
+    use clap::Parser;
+    use serde_json::json;
+
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run");
     let Command::Train(args) = Args::try_parse_from(["anemone", "train", "tiny", "--quiet"]).unwrap().command
