@@ -365,7 +365,8 @@ impl Trainer {
         let lr = self.config.train.lr_at(first);
         let loss_scale = self.state.precision.scale;
         if skipped {
-            self.not_finite(&format!("the loss of step {step} is {loss}"))?;
+            self.not_finite(&format!("the loss of step {step} is {loss}"))
+                .inspect_err(|_| self.abandon_batch())?;
         } else {
             self.accumulate();
         }

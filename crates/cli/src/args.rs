@@ -205,7 +205,7 @@ pub(crate) struct Train {
     #[arg(long, value_parser = place())]
     pub(crate) weight_gradients: Option<Place>,
 
-    /// The run's folder; by default the next free one of runs/PRESET, runs/PRESET-2, ...
+    /// The run's folder; by default the next of runs/PRESET, runs/PRESET-2, ...
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
 
@@ -399,7 +399,7 @@ pub(crate) struct Import {
     #[arg(value_name = "FOLDER|FILE.bin")]
     pub(crate) path: PathBuf,
 
-    /// The folder it gets; by default the next free one of runs/NAME, runs/NAME-2, ...
+    /// The folder it gets; by default the next of runs/NAME, runs/NAME-2, ...
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
 

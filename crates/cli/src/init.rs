@@ -3,10 +3,10 @@
 use crate::Outcome;
 use crate::args::{self, Family};
 use anemone::config::{Config, ModelConfig};
+use anemone::file::write_atomically;
 use anemone::models::Llama;
 use anyhow::{Context, bail};
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const DIGITS: &str = "\
@@ -69,18 +69,20 @@ pub(crate) fn run(args: &args::Init, out: &mut dyn Write) -> anyhow::Result<Outc
         out.write_all(text.as_bytes())?;
         return Ok(Outcome::Clean);
     }
-    let mut options = OpenOptions::new();
-    options.write(true);
-    match args.force {
-        true => options.create(true).truncate(true),
-        false => options.create_new(true),
-    };
-    let written = options.open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
-    if written.as_ref().is_err_and(|e| e.kind() == ErrorKind::AlreadyExists) {
+    if !args.force && path.symlink_metadata().is_ok() {
         bail!("`{}` exists: name another file with --out, or overwrite it with --force", path.display());
     }
-    written.with_context(|| format!("write `{}`", path.display()))?;
-    writeln!(out, "Written to {0}; train it with `anemone train {0}`", path.display())?;
+    write_atomically(&path, text.as_bytes())?;
+    let name = path.display();
+    if path.to_str().is_some_and(|path| path.ends_with(".toml")) {
+        writeln!(out, "Written to {name}; train it with `anemone train {name}`")?;
+    } else {
+        // Without that ending, `anemone train` looks for a preset.
+        writeln!(
+            out,
+            "Written to {name}; rename it to {name}.toml and train it with `anemone train {name}.toml`"
+        )?;
+    }
     Ok(Outcome::Clean)
 }
 

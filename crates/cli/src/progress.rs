@@ -2,6 +2,7 @@
 //!
 //! All of it goes to standard error, so that standard output has the report alone.
 
+use crate::watch::figures::rate;
 use anemone::report::Validation;
 use anemone::train::StepReport;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -91,9 +92,9 @@ impl Progress {
         // Four digits of it.
         let lr = format!("{:.3e}", step.lr).parse().unwrap_or(step.lr);
         format!(
-            "loss {:<11.9}{validation}  lr {lr}  {:.0} {what}/s  {} compiles",
+            "loss {:<11.9}{validation}  lr {lr}  {} {what}/s  {} compiles",
             step.loss,
-            (n_examples * n_steps) as f64 / us.max(1.0) * 1e6,
+            rate((n_examples * n_steps) as f64 / us.max(1.0) * 1e6),
             step.compiles
         )
     }

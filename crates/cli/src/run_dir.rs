@@ -27,8 +27,7 @@ impl RunDir {
     /// The folder that a run goes on in: `path`, or for a run called `name` the last of `runs/NAME`,
     /// `runs/NAME-2`, ... that is there.
     pub(crate) fn to_resume(path: Option<&Path>, name: &str) -> PathBuf {
-        let next = (1..).find(|&n| !numbered(name, n).exists()).unwrap_or(1);
-        path.map_or_else(|| numbered(name, (next - 1).max(1)), Path::to_path_buf)
+        path.map_or_else(|| numbered(name, last_number(name).max(1)), Path::to_path_buf)
     }
 
     /// The folder to go on in, which need not be there.
@@ -37,11 +36,11 @@ impl RunDir {
         RunDir::lock(path, true)
     }
 
-    /// A new folder: `path`, or for a run called `name` the next free one of `runs/NAME`, `runs/NAME-2`, ...
+    /// A new folder: `path`, or for a run called `name` the one after the last of `runs/NAME`, `runs/NAME-2`, ...
     pub(crate) fn create(path: Option<&Path>, name: &str) -> anyhow::Result<RunDir> {
         let Some(path) = path else {
             fs::create_dir_all(RUNS).with_context(|| creating(Path::new(RUNS)))?;
-            for path in (1..).map(|n| numbered(name, n)) {
+            for path in (last_number(name) + 1..).map(|n| numbered(name, n)) {
                 match fs::create_dir(&path) {
                     // Taken, perhaps by a process that was a moment faster.
                     Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
@@ -126,6 +125,18 @@ impl RunDir {
 /// The folder of the `n`-th run of a name, counted from 1.
 fn numbered(name: &str, n: u64) -> PathBuf {
     Path::new(RUNS).join(if n == 1 { name.to_string() } else { format!("{name}-{n}") })
+}
+
+/// The highest number of a run of a name, 0 if there is none. Those of runs that were deleted may be missing.
+fn last_number(name: &str) -> u64 {
+    let number = |entry: fs::DirEntry| {
+        let file_name = entry.file_name();
+        let after = file_name.to_str()?.strip_prefix(name)?;
+        let n = if after.is_empty() { 1 } else { after.strip_prefix('-')?.parse::<u32>().ok()?.into() };
+        // `NAME-02` is none of them.
+        (Some(file_name.as_os_str()) == numbered(name, n).file_name()).then_some(n)
+    };
+    fs::read_dir(RUNS).into_iter().flatten().flatten().filter_map(number).max().unwrap_or(0)
 }
 
 fn creating(path: &Path) -> String {

@@ -1,6 +1,6 @@
 //! `anemone runs`: the runs of a folder in a table.
 
-use crate::watch::figures::{Figures, count, long, short};
+use crate::watch::figures::{Figures, count, long, rate, short};
 use crate::{Outcome, args};
 use anemone::Run;
 use anemone::config::ModelConfig;
@@ -143,7 +143,7 @@ fn table(rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
             short(v.loss) + &accuracy
         });
         let speed = match (row.examples_per_second, &row.examples_are) {
-            (Some(n), Some(what)) => format!("{} {what}/s", count(n as u64)),
+            (Some(n), Some(what)) => format!("{} {what}/s", rate(n)),
             _ => row.steps_per_second.map_or_else(dash, |n| format!("{} steps/s", short(n))),
         };
         let heard = row.heard.map(|at| format!("{} ago", long(Duration::from_secs_f64((now - at).max(0.0)))));
@@ -171,10 +171,22 @@ fn table(rows: &[Row], out: &mut dyn Write) -> anyhow::Result<()> {
 
 /// A number of parameters in few characters.
 fn size(n: u64) -> String {
+    // From where the unit below would be shown as 1000.0.
     match n as f64 {
-        x if x >= 1e9 => format!("{:.1}B", x / 1e9),
-        x if x >= 1e6 => format!("{:.1}M", x / 1e6),
+        x if x >= 999.95e6 => format!("{:.1}B", x / 1e9),
+        x if x >= 999.95e3 => format!("{:.1}M", x / 1e6),
         x if x >= 1e3 => format!("{:.1}k", x / 1e3),
         _ => n.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_the_unit_that_gives_few_digits() {
+        let sizes = [999, 1000, 999_949, 999_999, 1_500_000, 999_999_999, 7_000_000_000].map(size);
+        assert_eq!(sizes, ["999", "1.0k", "999.9k", "1.0M", "1.5M", "1.0B", "7.0B"]);
     }
 }

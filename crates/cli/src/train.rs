@@ -11,14 +11,14 @@ use crate::watch::{self, Live, terminal};
 use crate::{Outcome, args};
 use anemone::checkpoint::Checkpoint;
 use anemone::clock::Comparison;
-use anemone::config::Config;
+use anemone::config::{Config, TrainConfig};
 use anemone::file::write_atomically;
 use anemone::metrics::MetricsLog;
 use anemone::report::Validation;
 use anemone::run::{Happened, Journal, Process};
 use anemone::train::{Description, Event};
 use anemone::{Report, Trainer, device};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -122,7 +122,7 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let mut report = String::new();
     let ended = ended.and_then(|ended| {
         if let Ended::Finished = ended {
-            report = run.finish(args.json)?;
+            report = run.finish(args.json).map_err(|e| run.stopped(e))?;
         }
         Ok(ended)
     });
@@ -137,24 +137,21 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Ended::Finished => {}
         Ended::Restart(why) => {
             noted?;
-            run.progress.say(&format!("restart at step {}: {why}", run.trainer.n_steps()));
+            let n_steps = run.trainer.n_steps();
+            run.progress.say(&format!("restart at step {n_steps}: {why}"));
             // What a device has loaded and written would outlive this process's memory.
             drop(run);
-            let e = replace_process(&folder, is_view_wanted);
-            note_failure(&folder, &e);
-            return Err(e);
+            return Err(replace_process(&folder, n_steps, is_view_wanted));
         }
-        Ended::Interrupted => {
-            bail!(
-                "interrupted at step {}; go on with `anemone train --resume --run-dir {}`",
-                run.trainer.n_steps(),
-                run.dir
-            )
-        }
+        Ended::Interrupted => return Err(interrupted(&folder, run.trainer.n_steps())),
     }
     noted?;
     out.write_all(report.as_bytes())?;
     Ok(Outcome::Clean)
+}
+
+fn interrupted(folder: &Path, n_steps: u64) -> anyhow::Error {
+    anyhow!("interrupted at step {n_steps}; go on with `anemone train --resume --run-dir {}`", folder.display())
 }
 
 /// The name of the run: its preset, or its configuration file without the ending.
@@ -228,7 +225,11 @@ impl Run {
             }
             MetricsLog::create(&dir.metrics())?
         };
-        write_atomically(&dir.config(), trainer.config().to_toml().as_bytes())?;
+        // The trainer of a run that goes on has begun without them.
+        let init_weights = config.train.init_weights.clone();
+        let train = TrainConfig { init_weights, ..trainer.config().train.clone() };
+        let whole = Config { train, ..trainer.config().clone() };
+        write_atomically(&dir.config(), whole.to_toml().as_bytes())?;
         if let Some(tokenizer) = trainer.tokenizer() {
             write_atomically(&dir.tokenizer(), tokenizer.to_json()?.as_bytes())?;
         }
@@ -283,10 +284,15 @@ impl Run {
         is_view_wanted
     }
 
+    /// Trains to the end, or to where it is to stop; an error says what is saved.
     fn train(&mut self) -> anyhow::Result<Ended> {
+        self.train_on().map_err(|e| self.stopped(e))
+    }
+
+    fn train_on(&mut self) -> anyhow::Result<Ended> {
         loop {
-            match self.trainer.step() {
-                Ok(Event::Step(step)) => {
+            match self.trainer.step()? {
+                Event::Step(step) => {
                     self.metrics.append(&step)?;
                     if self.live.as_ref().is_some_and(Live::is_closed) {
                         self.leave_view();
@@ -308,35 +314,42 @@ impl Run {
                         }
                     }
                 }
-                Ok(Event::Finished) => {
+                Event::Finished => {
                     self.save()?;
                     return Ok(Ended::Finished);
                 }
-                Ok(Event::Restart(why)) => {
+                Event::Restart(why) => {
                     self.save()?;
                     if INTERRUPTED.load(Ordering::Relaxed) {
                         return Ok(Ended::Interrupted);
                     }
                     return Ok(Ended::Restart(why));
                 }
-                Err(e) => {
-                    let saved = if self.trainer.at_boundary() && self.trainer.n_steps() > self.saved_at {
-                        self.save()
-                    } else {
-                        Ok(self.metrics.flush()?)
-                    };
-                    let e = anyhow!(e).context(format!("training stopped at step {}", self.trainer.n_steps()));
-                    return Err(match saved {
-                        Ok(()) if self.saved_at > 0 => e.context(format!(
-                            "progress up to step {} is saved, go on with `anemone train --resume --run-dir {}`",
-                            self.saved_at, self.dir
-                        )),
-                        Ok(()) => e,
-                        Err(s) => e.context(format!("and the checkpoint could not be written: {s:#}")),
-                    });
-                }
             }
         }
+    }
+
+    /// What to say of an error that training stopped at, after an attempt to save what there is.
+    fn stopped(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let n_steps = self.trainer.n_steps();
+        let first = format!("{error:#}");
+        let saved = if self.trainer.at_boundary() && n_steps > self.saved_at {
+            self.save()
+        } else {
+            self.metrics.flush().map_err(anyhow::Error::from)
+        };
+        let mut error = error.context(format!("training stopped at step {n_steps}"));
+        // What fails twice for one reason says it once.
+        if let Some(second) = saved.err().map(|e| format!("{e:#}")).filter(|second| *second != first) {
+            error = error.context(format!("and what it had done could not be saved: {second}"));
+        }
+        if self.saved_at == 0 {
+            return error;
+        }
+        error.context(format!(
+            "progress up to step {} is saved, go on with `anemone train --resume --run-dir {}`",
+            self.saved_at, self.dir
+        ))
     }
 
     /// Writes a checkpoint, and before it the metrics that it covers.
@@ -380,9 +393,32 @@ impl Run {
     }
 }
 
-/// Replaces this process by a new one that resumes the run: same program, same arguments. Comes back only with an
-/// error.
-fn replace_process(folder: &Path, is_view_wanted: bool) -> anyhow::Error {
+/// Replaces this process by a new one that resumes the run, which is saved at step `n_steps`. Comes back only with an
+/// error, which the journal has too.
+fn replace_process(folder: &Path, n_steps: u64, is_view_wanted: bool) -> anyhow::Error {
+    let error = match next_process(folder, is_view_wanted) {
+        // The new process would know nothing of it.
+        Ok(_) if INTERRUPTED.load(Ordering::Relaxed) => {
+            // As everywhere: the advice matters more than the journal.
+            if let Ok(mut journal) = Journal::open(folder) {
+                let _ = journal.record(n_steps, Happened::Interrupted);
+            }
+            return interrupted(folder, n_steps);
+        }
+        Ok(mut command) => {
+            let error = exec(&mut command);
+            anyhow!("restart as `{}`: {error}", command.get_program().display())
+        }
+        Err(e) => anyhow!("restart: this program's file cannot be found: {e}"),
+    };
+    let advice = format!("the run is saved, go on with `anemone train --resume --run-dir {}`", folder.display());
+    let error = anyhow!("{error}; {advice}");
+    note_failure(folder, &error);
+    error
+}
+
+/// The process that goes on with the run: same program, same arguments.
+fn next_process(folder: &Path, is_view_wanted: bool) -> std::io::Result<Command> {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if !is_view_wanted {
         // It was closed, which holds for the new process too.
@@ -402,22 +438,9 @@ fn replace_process(folder: &Path, is_view_wanted: bool) -> anyhow::Error {
     if !has("--run-dir", &args) {
         args.splice(at..at, ["--run-dir".into(), folder.into()]);
     }
-    let program = match std::env::current_exe() {
-        Ok(program) => program,
-        Err(e) => {
-            return anyhow!(
-                "restart: this program's file cannot be found: {e}; the run is saved, go on with \
-                 `anemone train --resume --run-dir {}`",
-                folder.display()
-            );
-        }
-    };
-    let error = exec(Command::new(&program).args(&args));
-    anyhow!(
-        "restart as `{}`: {error}; the run is saved, go on with `anemone train --resume --run-dir {}`",
-        program.display(),
-        folder.display()
-    )
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(&args);
+    Ok(command)
 }
 
 #[cfg(unix)]
@@ -433,3 +456,6 @@ fn exec(command: &mut Command) -> std::io::Error {
         Err(e) => e,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,8 @@ fn init_overwrites_nothing_unless_told_to() {
     let shown = folder.anemone(&["init", "gpt", "--out", "-"]);
     assert_eq!(folder.bytes("mine.toml"), printed(&shown).as_bytes());
     assert!(!folder.path("gpt.toml").exists() && !folder.path("-").exists());
+    let out = folder.anemone(&["init", "mlp", "--out", "my"]);
+    assert!(printed(&out).contains("rename it to my.toml and train it with `anemone train my.toml`"), "{out:?}");
     let out = folder.anemone(&["init", "gtp"]);
     assert_eq!(out.status.code(), Some(2));
 }

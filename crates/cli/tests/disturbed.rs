@@ -212,13 +212,13 @@ fn a_checkpoint_that_cannot_be_used_is_refused_by_name_and_left_untouched() {
     assert!(out.status.success(), "the checkpoint itself is good: {out:?}");
 }
 
-/// Runs with a limit of `kib` KiB, or twice that, to the size of files, at which writing fails as on a full disk.
-fn train_with_small_files(folder: &Folder, kib: u32, args: &[&str]) -> std::process::Output {
+/// `anemone` with a limit of `kib` KiB, or twice that, to the size of files, at which writing fails as on a full disk.
+fn with_small_files(folder: &Folder, kib: u32, args: &[&str]) -> std::process::Output {
     // Blocks have 512 bytes, in some shells 1024. With the signal ignored, the write itself fails.
     let n_blocks = 2 * kib;
     let script = format!("trap '' XFSZ; ulimit -f {n_blocks}; exec \"$@\"");
     let mut command = Command::new("sh");
-    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_anemone"), "train"]).args(args);
+    command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_anemone")]).args(args);
     command.current_dir(folder.path("")).stdin(Stdio::null()).output().unwrap()
 }
 
@@ -233,7 +233,7 @@ fn a_full_disk_is_an_error_and_the_last_checkpoint_stays_good() {
 
     // Room for the metrics, not for the 64 KiB of weights in a checkpoint.
     let args = [&flags[..], &["--steps", "60", "--resume", "--run-dir", "a"]].concat();
-    let out = train_with_small_files(&folder, 24, &args);
+    let out = with_small_files(&folder, 24, &[&["train"], &args[..]].concat());
     let e = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{e}");
     assert!(e.contains("save checkpoint") && e.contains("a/checkpoint.anemone") && !e.contains("panicked"), "{e}");
@@ -250,7 +250,7 @@ fn a_disk_that_fills_up_while_metrics_are_written_is_an_error_too() {
     let folder = Folder::new();
     let flags = ["--weights", "operand", "--steps", "1500", "--quiet"];
     assert!(folder.train(&[&flags[..], &["--run-dir", "whole"]].concat()).status.success());
-    let out = train_with_small_files(&folder, 80, &[&flags[..], &["--run-dir", "a"]].concat());
+    let out = with_small_files(&folder, 80, &[&["train"], &flags[..], &["--run-dir", "a"]].concat());
     let e = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{e}");
     assert!(e.contains("write the metrics log") && !e.contains("panicked"), "{e}");
@@ -260,6 +260,29 @@ fn a_disk_that_fills_up_while_metrics_are_written_is_an_error_too() {
     assert!(out.status.success(), "{out:?}");
     assert_eq!(folder.bytes("a/weights.safetensors"), folder.bytes("whole/weights.safetensors"));
     assert_eq!(steps_and_losses(&folder.path("a")), steps_and_losses(&folder.path("whole")));
+}
+
+#[test]
+fn a_configuration_that_a_full_disk_has_no_room_for_leaves_the_one_before() {
+    let folder = Folder::new();
+    fs::write(folder.path("mine.toml"), "mine").unwrap();
+    let out = with_small_files(&folder, 1, &["init", "gpt", "--out", "mine.toml", "--force"]);
+    let e = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && e.contains("write `mine.toml`"), "{e}");
+    assert_eq!(folder.bytes("mine.toml"), b"mine");
+    assert_eq!(folder.snapshot("").len(), 1, "nothing else is left");
+}
+
+#[test]
+fn where_only_the_best_weights_cannot_be_written_the_rest_is_saved() {
+    let folder = Folder::new();
+    // No file can take the place of a folder.
+    fs::create_dir_all(folder.path("a/best.safetensors")).unwrap();
+    let flags = ["digits", "--steps", "30", "--eval-every", "10", "--quiet"];
+    let e = folder.error(&[&flags[..], &["--resume", "--run-dir", "a"]].concat());
+    assert!(e.contains("best.safetensors") && e.contains("training stopped at step 10"), "{e}");
+    assert!(e.contains("up to step 10 is saved, go on with `anemone train --resume --run-dir a`"), "{e}");
+    assert_eq!(Checkpoint::load(&folder.path("a/checkpoint.anemone")).unwrap().state["step"], 10);
 }
 
 fn interrupt(child: &Child) {

@@ -149,6 +149,9 @@ fn a_run_goes_to_hugging_face_s_form_and_back_and_is_trained_further() {
     assert_eq!(weights("flag"), weights("run"));
     assert!(folder.train(&["--resume", "--run-dir", "5", "--steps", "6"]).status.success());
     assert_ne!(weights("5"), weights("runs/hf"));
+    let config = fs::read_to_string(folder.path("5/config.toml")).unwrap();
+    let began_with = anemone::Config::from_toml(&config).unwrap().train.init_weights;
+    assert_eq!(began_with.as_deref(), Some(Path::new("runs/hf/weights.safetensors")), "{config}");
 }
 
 #[test]

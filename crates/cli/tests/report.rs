@@ -87,6 +87,18 @@ fn the_page_has_the_numbers_of_the_run_and_needs_nothing_else() {
 }
 
 #[test]
+fn the_smoothed_loss_is_the_end_of_the_smoothed_curve() {
+    let folder = Folder::new();
+    make(&folder, "run", (0..60).map(|s| line(s, Some(if s % 10 == 9 { 2.0 } else { 1.0 }))));
+    fs::write(folder.path("run/config.toml"), "[train]\nsteps = 60\naccumulate = 10\n").unwrap();
+    let curve = curves(&page(&folder, &["run"]), "loss").remove(1);
+    assert_eq!(curve["name"], "smoothed training loss");
+    let json: Value = serde_json::from_str(&printed(&folder, &["run", "--json"])).unwrap();
+    let (drawn, told) = (curve["y"][59].as_f64().unwrap(), json["runs"][0]["smoothed_loss"].as_f64().unwrap());
+    assert!((drawn / told - 1.0).abs() < 1e-5, "{drawn} is drawn, {told} is told");
+}
+
+#[test]
 fn pictures_lie_beside_the_page() {
     let folder = Folder::new();
     assert!(folder.train(&["--steps", "20"]).status.success());
@@ -165,6 +177,12 @@ fn runs_of_every_kind_have_a_report() {
     make(&folder, "huge", (0..50).map(|s| line(s, Some(if s % 2 == 0 { 3e38 } else { -3e38 }))));
     make(&folder, "zero", (0..50).map(|s| line(s, Some(0.0))));
     make(&folder, "gap", (0..50).filter(|s| !(10..20).contains(s)).map(|s| line(s, Some(0.5))));
+    make(&folder, "below zero", (0..50).map(|s| json!({ "step": s, "loss": 0.5, "host_us": -1 })));
+    make(&folder, "most", [json!({ "step": 0 }), json!({ "step": u64::MAX, "loss": 1 })].into_iter());
+    make(&folder, "changed", (0..50).map(|s| line(s, Some(0.5))));
+    let stats = json!({ "wall_s": 1, "host_s": -1, "gradients_s": 1 });
+    let stats = json!({ "steps": 50, "stats": stats });
+    fs::write(folder.path("changed/report.json"), stats.to_string()).unwrap();
     fs::create_dir(folder.path("torn")).unwrap();
     fs::write(folder.path("torn/metrics.jsonl"), "{\"step\":0,\"loss\":1.5}\n{\"step\":1,\"lo").unwrap();
     let kinds = [
@@ -175,6 +193,9 @@ fn runs_of_every_kind_have_a_report() {
         ("zero", "figure class=\"chart\""),
         ("gap", "The metrics lack 10 steps"),
         ("torn", "1.500"),
+        ("below zero", "No step has been made yet"),
+        ("most", "1 of 100 steps"),
+        ("changed", "0.5000"),
     ];
     for (name, expected) in kinds {
         let page = page(&folder, &[name]);
@@ -183,10 +204,11 @@ fn runs_of_every_kind_have_a_report() {
         printed(&folder, &[name, "--text"]);
         let json: Value = serde_json::from_str(&printed(&folder, &[name, "--json"])).unwrap();
         assert_eq!(json["runs"][0]["name"], name);
+        assert!(folder.anemone(&["runs", name]).status.success(), "{name}");
     }
     let names = kinds.map(|(name, _)| name);
     let page = page(&folder, &names);
-    assert!(page.contains("7 runs compared"));
+    assert!(page.contains("10 runs compared"));
     printed(&folder, &[&names[..], &["--text"]].concat());
     printed(&folder, &[&names[..3], &["--out", "pictures"]].concat());
 }
@@ -216,6 +238,28 @@ fn runs_are_compared_with_the_first() {
     assert!(page.contains("train.lr") && page.contains("0.125"));
     let text = printed(&folder, &["a/run", "b/run", "--text"]);
     assert!(text.contains("train.lr") && text.contains("* 1.500"), "{text}");
+}
+
+#[test]
+fn totals_of_unlike_numbers_of_steps_have_no_best_and_short_runs_no_values_of_later_steps() {
+    let folder = Folder::new();
+    make(&folder, "short", (0..20).map(|s| line(s, Some(2.0))));
+    make(&folder, "long", (0..60).map(|s| line(s, Some(1.5))));
+    let row = |runs: [&str; 2], label: &str| -> String {
+        let text = printed(&folder, &[&runs[..], &["--text"]].concat());
+        text.lines().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("no {label}: {text}")).into()
+    };
+    assert!(!row(["short", "long"], "Time in all").contains('*'));
+    assert!(row(["short", "long"], "Training loss, last step").contains("* 1.500"));
+    make(&folder, "slow", (0..20).map(|s| json!({ "step": s, "loss": 2.0, "device_us": 1e6 })));
+    assert!(row(["short", "slow"], "Time in all").contains('*'), "as many steps");
+
+    let page = page(&folder, &["short", "long"]);
+    let spans: Vec<Value> = curves(&page, "loss").iter().map(|c| c["span"].clone()).collect();
+    assert_eq!(spans, [json!([0.0, 20.0]), json!([0.0, 60.0]), json!([0.0, 20.0]), json!([0.0, 60.0])]);
+    let figure = page.split("<figure").find(|f| f.contains(" id=\"loss\"")).unwrap();
+    let row = figure.split("<tr>").find(|row| row.contains(">45<")).unwrap();
+    assert!(row.contains("<td>–</td><td>1.500</td>"), "{row}");
 }
 
 #[test]

@@ -63,6 +63,25 @@ fn a_run_goes_on_where_it_was_saved() {
 }
 
 #[test]
+fn the_last_run_is_that_of_the_highest_number() {
+    let folder = Folder::new();
+    for _ in 0..3 {
+        assert!(folder.train(&["--steps", "10", "--quiet"]).status.success());
+    }
+    fs::remove_dir_all(folder.path("runs/tiny")).unwrap();
+    // Runs of other names.
+    for name in ["tiny-007", "tiny-x", "tiny-9x", "tiny9"] {
+        fs::create_dir(folder.path("runs").join(name)).unwrap();
+    }
+    let out = folder.train(&["--resume", "--steps", "20"]);
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert!(stderr.contains("run folder runs/tiny-3\n") && stderr.contains("resumed at step 10"), "{stderr}");
+    // A new run is the last one then.
+    assert!(folder.train(&["--steps", "10", "--quiet"]).status.success());
+    assert!(folder.path("runs/tiny-4/weights.safetensors").exists() && !folder.path("runs/tiny").exists());
+}
+
+#[test]
 fn resuming_without_a_checkpoint_starts_at_the_beginning_and_says_so() {
     let folder = Folder::new();
     fs::create_dir(folder.path("empty")).unwrap();
@@ -306,4 +325,25 @@ fn the_arithmetic_is_chosen_reported_and_kept_and_is_the_software_engines_alone(
     assert!(e.contains("arithmetic"), "{e}");
     let e = folder.error(&["--run-dir", "ane", "--device", "ane", "--arithmetic", "engine"]);
     assert!(e.contains("arithmetic `engine` is the software engine's"), "{e}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_inside_an_update_leaves_the_update_before_to_be_saved() {
+    let folder = Folder::new();
+    // Beyond the range of fp16 in one of the examples, which come in the order of the seed.
+    let row = |i: i32| format!("{},{i}\n", if i == 7 { 1e30 } else { 0.01 * f64::from(i) });
+    fs::write(folder.path("data.csv"), "a,b\n".to_string() + &(0..32).map(row).collect::<String>()).unwrap();
+    let config = "[model]\nkind = \"mlp\"\nhidden = [8]\n\
+                  [data]\nkind = \"tensors\"\ninputs = \"data.csv\"\ntarget_column = \"b\"\nbatch = 1\n\
+                  [train]\nsteps = 32\naccumulate = 4\nlr = 1e-4\nnon_finite = \"fail\"\n";
+    fs::write(folder.path("a.toml"), config).unwrap();
+    let e = folder.error(&["a.toml", "--weights", "operand"]);
+    let after = |what: &str| -> u64 {
+        let digits = e.split(what).nth(1).unwrap_or_else(|| panic!("no `{what}` in {e}"));
+        digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+    };
+    let (failed, saved) = (after("the loss of step "), after("progress up to step "));
+    assert!(!failed.is_multiple_of(4) && saved == failed / 4 * 4, "{e}");
+    let checkpoint = anemone::checkpoint::Checkpoint::load(&folder.path("runs/a/checkpoint.anemone")).unwrap();
+    assert_eq!(checkpoint.state["step"], saved);
 }

@@ -181,7 +181,13 @@ impl Journal {
         let mut line = serde_json::to_vec(&Record { time_us: now_us(), step, event })
             .map_err(|e| failed(std::io::Error::other(e)))?;
         line.push(b'\n');
-        self.file.write_all(&line).map_err(failed)
+        let n_before = self.file.metadata().map_err(failed)?.len();
+        self.file.write_all(&line).map_err(|e| {
+            // Part of the line may be there, to which the next one would be glued. Should it not go away either, the
+            // first error is the one to report.
+            let _ = self.file.set_len(n_before);
+            failed(e)
+        })
     }
 }
 

@@ -114,6 +114,17 @@ struct Validation {
     best: bool,
 }
 
+impl Line {
+    /// Whether one can count with its numbers: those of which there are none below zero are not, and whole numbers are
+    /// so low that sums of them have room and that they are the same as floating-point numbers.
+    fn is_possible(&self) -> bool {
+        const END: u64 = 1 << f64::MANTISSA_DIGITS;
+        let times = [self.device_us, self.copy_us, self.host_us, self.compile_wait_us, self.eval_us];
+        let counts = [self.step, self.time_us, self.compiles, self.update, self.staleness, self.retries];
+        times.into_iter().flatten().all(|us| us >= 0.0) && counts.into_iter().all(|n| n < END)
+    }
+}
+
 impl Steps {
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -125,10 +136,10 @@ impl Steps {
         self.step.is_empty()
     }
 
-    /// Adds a line of the metrics; one that is none, or of a step that is there, is left out.
+    /// Adds a line of the metrics; one that is none, that is impossible, or of a step that is there, is left out.
     pub(super) fn push(&mut self, line: &[u8]) {
         let Ok(line) = serde_json::from_slice::<Line>(line) else { return };
-        if self.step.last().is_some_and(|&last| line.step <= last) {
+        if !line.is_possible() || self.step.last().is_some_and(|&last| line.step <= last) {
             return;
         }
         let number = |x: Option<f64>| x.unwrap_or(f64::NAN);

@@ -181,6 +181,25 @@ fn events_come_back_and_torn_ones_spoil_no_other() {
     assert_eq!(run.process(), Some(&Process::default()));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_event_that_a_full_disk_took_part_of_spoils_no_other() {
+    use crate::file::tests::{child_file, run_with_small_files};
+    let short = |step| (step, Happened::Interrupted);
+    if let Some(path) = child_file() {
+        let mut journal = Journal::open(&path).unwrap();
+        let long = Happened::Failed { error: "x".repeat(1 << 20) };
+        for (step, event) in [short(1), (2, long), short(3)] {
+            assert_eq!(journal.record(step, event).is_ok(), step != 2);
+        }
+        return;
+    }
+    let folder = folder();
+    run_with_small_files("run::tests::an_event_that_a_full_disk_took_part_of_spoils_no_other", folder.path());
+    let run = Run::open(folder.path()).unwrap();
+    assert_eq!(run.events().iter().map(|e| (e.step, e.event.clone())).collect::<Vec<_>>(), [short(1), short(3)]);
+}
+
 #[test]
 fn curves_are_short_and_keep_extremes() {
     let folder = folder();
@@ -196,6 +215,27 @@ fn curves_are_short_and_keep_extremes() {
     assert_eq!(curve[0].step, 7.5);
     assert_eq!(steps.curve(&steps.lr, 64), [], "there are none");
     assert_eq!(steps.curve(&steps.loss, 5000).len(), 1000);
+}
+
+#[test]
+fn lines_with_impossible_numbers_are_left_out() {
+    let folder = folder();
+    let huge = u64::MAX;
+    let bad = [
+        format!("{{\"step\":1,\"time_us\":{huge}}}"),
+        "{\"step\":2,\"host_us\":-1}".into(),
+        "{\"step\":3,\"device_us\":-0.5}".into(),
+        "{\"step\":4,\"copy_us\":-1e300}".into(),
+        "{\"step\":5,\"compile_wait_us\":-1}".into(),
+        "{\"step\":6,\"eval_us\":-1,\"validation\":{\"loss\":1}}".into(),
+        format!("{{\"step\":7,\"retries\":{huge}}}"),
+        format!("{{\"step\":8,\"compiles\":{huge}}}"),
+        format!("{{\"step\":{huge},\"validation\":{{\"loss\":1}}}}"),
+    ];
+    let text = format!("{{\"step\":0,\"host_us\":0}}\n{}\n{{\"step\":9,\"loss\":-1}}\n", bad.join("\n"));
+    fs::write(folder.path().join(METRICS), text).unwrap();
+    let run = Run::open(folder.path()).unwrap();
+    assert_eq!((&run.steps().step[..], run.steps().validations.len()), (&[0, 9][..], 0));
 }
 
 #[test]

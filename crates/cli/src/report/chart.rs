@@ -126,7 +126,7 @@ fn n_buckets(runs: &[Run]) -> usize {
     (N_BUCKETS / runs.len().max(1)).clamp(150, 500)
 }
 
-/// Steps over which the loss is smoothed.
+/// Steps over which the loss is smoothed: where it is drawn and where it is told.
 pub(crate) fn smoothing(run: &Run) -> f64 {
     let accumulate = run.config().map_or(1, |c| c.train.accumulate) as f64;
     width(run.steps().len()).max(accumulate)
@@ -170,12 +170,17 @@ fn note_of(curves: &[Curve]) -> String {
     }
 }
 
-/// A column as it is, pale, and smoothed.
-fn pale_and_smoothed(runs: &[Run], of: impl Fn(&Run) -> Vec<(f64, f64)>, what: &str, kind: usize) -> Vec<Curve> {
+/// A column as it is, pale, and smoothed over so many of its points, both of which `of` gives.
+fn pale_and_smoothed(
+    runs: &[Run],
+    of: impl Fn(&Run) -> (Vec<(f64, f64)>, f64),
+    what: &str,
+    kind: usize,
+) -> Vec<Curve> {
     let n = n_buckets(runs);
     let mut curves = Vec::new();
     for (i, (run, name)) in runs.iter().zip(names(runs)).enumerate() {
-        let points = of(run);
+        let (points, width) = of(run);
         if points.is_empty() {
             continue;
         }
@@ -183,7 +188,7 @@ fn pale_and_smoothed(runs: &[Run], of: impl Fn(&Run) -> Vec<(f64, f64)>, what: &
         let line = decimate::envelope(&points, n);
         let each = called(runs, &name, &format!("each step's {what}"));
         curves.push(Curve { name: each, colour, style: Style::Faint, line });
-        let line = decimate::means(&decimate::smoothed(&points, width(points.len())), n);
+        let line = decimate::means(&decimate::smoothed(&points, width), n);
         let name = called(runs, &name, &format!("smoothed {what}"));
         curves.push(Curve { name, colour, style: Style::Line, line });
     }
@@ -193,7 +198,8 @@ fn pale_and_smoothed(runs: &[Run], of: impl Fn(&Run) -> Vec<(f64, f64)>, what: &
 }
 
 fn loss(runs: &[Run]) -> Chart {
-    let mut curves = pale_and_smoothed(runs, |run| column(run, &run.steps().loss), "training loss", 0);
+    let mut curves =
+        pale_and_smoothed(runs, |run| (column(run, &run.steps().loss), smoothing(run)), "training loss", 0);
     for (i, (run, name)) in runs.iter().zip(names(runs)).enumerate() {
         let points: Vec<_> = run.steps().validations.iter().map(|v| (v.step as f64, v.loss)).collect();
         if !points.is_empty() {
@@ -297,7 +303,9 @@ fn gradient_norm(runs: &[Run]) -> Chart {
     let of = |run: &Run| {
         let s = run.steps();
         let has = |p: &(f64, f64)| p.1.is_finite() || s.updates_skipped.binary_search(&(p.0 as u64)).is_ok();
-        column(run, &s.gradient_norm).into_iter().filter(has).collect()
+        let points: Vec<_> = column(run, &s.gradient_norm).into_iter().filter(has).collect();
+        let width = width(points.len());
+        (points, width)
     };
     let curves = pale_and_smoothed(runs, of, "norm", 2);
     small(runs, "gradient-norm", "Gradient norm", curves)

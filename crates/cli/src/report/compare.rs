@@ -1,6 +1,6 @@
 //! Runs side by side: numbers with their differences, keys of configurations.
 
-use super::figures::{Better, configuration, figures};
+use super::figures::{Better, configuration, figures, n_steps};
 use super::number::{Unit, significant};
 use anemone::Run;
 
@@ -24,6 +24,7 @@ pub(crate) struct Cell {
 /// The numbers that one of the runs has.
 pub(crate) fn rows(runs: &[Run]) -> Vec<Row> {
     let all: Vec<_> = runs.iter().map(figures).collect();
+    let same_steps = runs.windows(2).all(|pair| n_steps(&pair[0]) == n_steps(&pair[1]));
     let mut keys: Vec<(&str, &str)> = Vec::new();
     for figure in all.iter().flatten() {
         if !keys.iter().any(|(key, _)| *key == figure.key) {
@@ -34,6 +35,7 @@ pub(crate) fn rows(runs: &[Run]) -> Vec<Row> {
         let of: Vec<_> = all.iter().map(|figures| figures.iter().find(|f| f.key == *key)).collect();
         let values: Vec<Option<f64>> = of.iter().map(|f| f.and_then(|f| f.value)).collect();
         let better = of.iter().flatten().map(|f| f.better).next().unwrap_or(Better::Neither);
+        let better = if better == Better::LessInAll && !same_steps { Better::Neither } else { better };
         let best = best(&values, better);
         let cells = of.iter().zip(&values).enumerate();
         let cells = cells.map(|(i, (figure, value))| Cell {
@@ -56,7 +58,7 @@ fn best(values: &[Option<f64>], better: Better) -> Option<f64> {
     let (least, greatest) = (finite().min_by(f64::total_cmp)?, finite().max_by(f64::total_cmp)?);
     match better {
         _ if least == greatest => None,
-        Better::Less => Some(least),
+        Better::Less | Better::LessInAll => Some(least),
         Better::More => Some(greatest),
         Better::Neither => None,
     }

@@ -9,6 +9,8 @@ pub(crate) struct Line {
     pub(crate) missing: Vec<Missing>,
     /// How many values at most one place stands for.
     pub(crate) n_taken_together: usize,
+    /// From the first of the steps it stands for to the end of the last; beyond them it says nothing.
+    pub(crate) span: Option<(f64, f64)>,
 }
 
 impl Line {
@@ -18,6 +20,11 @@ impl Line {
         let is_lone = move |i: usize| is_there(Some(i)) && !is_there(i.checked_sub(1)) && !is_there(Some(i + 1));
         self.points.iter().enumerate().filter(move |(i, _)| is_lone(*i)).map(|(_, p)| *p)
     }
+}
+
+/// What a line through `points` spans: a step ends where the next one begins.
+fn span(points: &[(f64, f64)]) -> Option<(f64, f64)> {
+    Some((points.first()?.0, points.last()?.0 + 1.0))
 }
 
 /// Neighbouring values that are not finite.
@@ -35,7 +42,7 @@ pub(crate) struct Missing {
 /// neighbours, in the order in which they come; through all of them where they are few.
 pub(crate) fn envelope(points: &[(f64, f64)], n_buckets: usize) -> Line {
     let size = if points.len() <= 2 * n_buckets { 1 } else { points.len().div_ceil(n_buckets.max(1)) };
-    let mut line = Line { n_taken_together: size, ..Line::default() };
+    let mut line = Line { n_taken_together: size, span: span(points), ..Line::default() };
     for bucket in points.chunks(size) {
         let finite = || bucket.iter().copied().enumerate().filter(|(_, (_, y))| y.is_finite());
         let least = finite().min_by(|a, b| a.1.1.total_cmp(&b.1.1));
@@ -57,7 +64,7 @@ pub(crate) fn envelope(points: &[(f64, f64)], n_buckets: usize) -> Line {
 /// The mean of each group of neighbours, those that are not finite left out.
 pub(crate) fn means(points: &[(f64, f64)], n_buckets: usize) -> Line {
     let size = points.len().div_ceil(n_buckets.max(1)).max(1);
-    let mut line = Line { n_taken_together: size, ..Line::default() };
+    let mut line = Line { n_taken_together: size, span: span(points), ..Line::default() };
     for bucket in points.chunks(size) {
         let finite = || bucket.iter().filter(|(_, y)| y.is_finite());
         let n = finite().count() as f64;

@@ -29,6 +29,8 @@ pub(crate) struct Figure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Better {
     Less,
+    /// Less, of runs with the same number of steps: it grows with them.
+    LessInAll,
     More,
     Neither,
 }
@@ -148,7 +150,7 @@ pub(crate) fn figures(run: &Run) -> Vec<Figure> {
     say("n_updates", "Updates", Unit::Count, s.update.last().map(|&n| n as f64), Better::Neither);
     let n = n_steps(run) as f64;
     let per_second = |n: f64| (stats.wall_s > 0.0 && n > 0.0).then(|| n / stats.wall_s);
-    say("wall_us", "Time in all", Unit::Micros, Some(stats.wall_s * 1e6), Better::Less);
+    say("wall_us", "Time in all", Unit::Micros, Some(stats.wall_s * 1e6), Better::LessInAll);
     say("step_us", "A step, median", Unit::Micros, median(&step_times(run)), Better::Less);
     say("steps_per_second", "Steps a second", Unit::Plain, per_second(n), Better::More);
     if let Some(process) = run.process()
@@ -165,8 +167,8 @@ pub(crate) fn figures(run: &Run) -> Vec<Figure> {
     say("device_gflops", "Device, GFLOP a second", Unit::Plain, device, Better::More);
     let host = rate("host_flops_per_step", stats.host_s + stats.gradients_hidden_s);
     say("host_gflops", "Host, GFLOP a second", Unit::Plain, host, Better::More);
-    say("n_compiles", "Compiles", Unit::Count, Some(stats.n_compiles as f64), Better::Less);
-    say("compile_us", "Time compiling", Unit::Micros, Some(stats.compile_busy_s * 1e6), Better::Less);
+    say("n_compiles", "Compiles", Unit::Count, Some(stats.n_compiles as f64), Better::LessInAll);
+    say("compile_us", "Time compiling", Unit::Micros, Some(stats.compile_busy_s * 1e6), Better::LessInAll);
     say(
         "compile_hidden_us",
         "  behind training",
@@ -174,11 +176,11 @@ pub(crate) fn figures(run: &Run) -> Vec<Figure> {
         Some(stats.compile_hidden_s * 1e6),
         Better::Neither,
     );
-    say("compile_wait_us", "  waited for", Unit::Micros, Some(stats.compile_wait_s * 1e6), Better::Less);
-    say("n_restarts", "Restarts", Unit::Count, Some(stats.restarted_at.len() as f64), Better::Less);
+    say("compile_wait_us", "  waited for", Unit::Micros, Some(stats.compile_wait_s * 1e6), Better::LessInAll);
+    say("n_restarts", "Restarts", Unit::Count, Some(stats.restarted_at.len() as f64), Better::LessInAll);
     say("n_params", "Parameters", Unit::Count, n_params(run), Better::Neither);
     if let Some(joules) = stats.engine_energy_j {
-        say("engine_energy_j", "Engine's energy, joules", Unit::Plain, Some(joules), Better::Less);
+        say("engine_energy_j", "Engine's energy, joules", Unit::Plain, Some(joules), Better::LessInAll);
     }
     figures.retain(|f| f.value.is_some());
     if let Some(figure) = figures.iter_mut().find(|f| f.key == "n_steps")
@@ -197,7 +199,8 @@ fn n_params(run: &Run) -> Option<f64> {
 /// Where the run's time went; the parts make up all of it.
 pub(crate) fn parts(run: &Run) -> Vec<Part> {
     let s = stats(run);
-    let gradients = (s.gradients_s - s.gradients_hidden_s).clamp(0.0, s.host_s);
+    // A report is a file that anybody may have changed.
+    let gradients = (s.gradients_s - s.gradients_hidden_s).min(s.host_s).max(0.0);
     // What is left by rounding is nothing.
     let least_us = 1e-6 * s.wall_s;
     let other = s.wall_s - s.device_s - s.host_s - s.compile_wait_s - s.eval_s;

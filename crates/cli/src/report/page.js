@@ -35,7 +35,9 @@ for (const figure of document.querySelectorAll("figure.chart")) {
       key.className = "key";
       key.style.background = curve.colour;
       term.append(key, curve.name);
-      value.textContent = show(curve.y[nearest(curve.x, x)]);
+      const [first, end] = curve.span;
+      // Beyond its ends a curve says nothing.
+      value.textContent = x < first || x > end ? "–" : show(curve.y[nearest(curve.x, x)]);
       rows.append(term, value);
     }
     const head = document.createElement("b");

@@ -240,8 +240,9 @@ fn table(chart: &Chart) -> Markup {
     }
 }
 
-/// The value of the point that is nearest to a step.
+/// The value of the point that is nearest to a step; `None` beyond the ends of the curve.
 fn nearest(curve: &Curve, step: f64) -> Option<f64> {
+    curve.line.span.filter(|(first, end)| (*first..=*end).contains(&step))?;
     let distance = |p: &&(f64, f64)| (p.0 - step).abs();
     curve.line.points.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).map(|p| p.1)
 }
@@ -255,6 +256,7 @@ fn values(chart: &Chart) -> serde_json::Value {
         json!({
             "name": c.name,
             "colour": c.colour.var(),
+            "span": c.line.span,
             "x": c.line.points.iter().map(|p| p.0.round() as i64).collect::<Vec<_>>(),
             "y": c.line.points.iter().map(|p| short(p.1)).collect::<Vec<_>>(),
         })
@@ -352,4 +354,21 @@ fn rects(spans: &[Span], begin: f64, end: f64) -> String {
         )
     };
     spans.iter().map(rect).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decimate::means;
+    use super::*;
+
+    #[test]
+    fn a_curve_says_nothing_beyond_its_ends() {
+        let points: Vec<_> = (10..20).map(|i| (f64::from(i), f64::from(i))).collect();
+        let line = means(&points, 2);
+        let curve = Curve { name: String::new(), colour: Colour::Host, style: Style::Line, line };
+        let found = [9.0, 10.0, 14.0, 15.0, 20.0, 21.0].map(|step| nearest(&curve, step));
+        assert_eq!(found, [None, Some(12.0), Some(12.0), Some(17.0), Some(17.0), None]);
+        let curve = Curve { line: means(&[], 2), ..curve };
+        assert_eq!(nearest(&curve, 0.0), None);
+    }
 }

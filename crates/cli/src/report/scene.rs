@@ -8,6 +8,7 @@ use super::plot::meaning;
 use super::raster;
 use super::timeline::{Span, Timeline};
 use anemone::Run;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// The colours of paper and ink; pictures are light.
@@ -189,13 +190,17 @@ impl Scene {
             };
             self.text(area.x + at * area.w, area.y + area.h + 18.0, 12.0, anchor, SOFT, &label);
         }
-        for (step, _) in &chart.marks {
-            let u = area.x + x.at(*step) * area.w;
+        // Marks on one pixel are one.
+        let marks: BTreeSet<i64> =
+            chart.marks.iter().map(|(step, _)| (area.x + x.at(*step) * area.w).floor() as i64).collect();
+        for u in marks.into_iter().map(|u| u as f64 + 0.5) {
+            let mut points = Vec::new();
             let mut v = area.y;
             while v < area.y + area.h {
-                self.line(vec![(u, v), (u, v + 1.5)], 1.0, 0.7, SOFT);
+                points.extend([(u, v), (u, v + 1.5), (u, f64::NAN)]);
                 v += 5.0;
             }
+            self.line(points, 1.0, 0.7, SOFT);
         }
         for curve in &chart.curves {
             let place = |&(px, py): &(f64, f64)| (area.x + x.at(px) * area.w, area.y + (1.0 - y.at(py)) * area.h);
@@ -340,4 +345,29 @@ fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_mark_is_one_shape_and_marks_on_one_pixel_are_one_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = |step: u64| format!("{{\"step\":{step},\"loss\":{}}}\n", 1.0 / (step as f64 + 1.0));
+        fs::write(folder.path().join("metrics.jsonl"), (0..100_000).map(metrics).collect::<String>()).unwrap();
+        let n_lines = |resumed_at: &[u64]| {
+            let event =
+                |step: &u64| format!("{{\"time_us\":0,\"step\":{step},\"event\":\"started\",\"resumed\":true}}\n");
+            fs::write(folder.path().join("events.jsonl"), resumed_at.iter().map(event).collect::<String>())
+                .unwrap();
+            let pictures = pictures(&[Run::open(folder.path()).unwrap()]);
+            let (_, loss) = pictures.iter().find(|(name, _)| name == "loss").unwrap();
+            loss.shapes.iter().filter(|shape| matches!(shape, Shape::Line { .. })).count()
+        };
+        let without = n_lines(&[]);
+        assert_eq!(n_lines(&[50_000]), without + 1);
+        assert_eq!(n_lines(&[50_000, 50_001, 50_002, 90_000]), without + 2);
+    }
 }

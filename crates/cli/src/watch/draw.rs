@@ -233,7 +233,7 @@ fn engine(frame: &mut Frame, area: Rect, run: &Run, figures: &Figures) {
         let overlap = stale.map_or(String::new(), |n| format!(", {n} behind"));
         rows.push(("weights", weights + &overlap));
     }
-    rows.push(("rate", steps.lr.last().map_or("-".into(), |&x| short(x))));
+    rows.push(("rate", steps.lr.last().filter(|x| x.is_finite()).map_or("-".into(), |&x| short(x))));
     if let Some(p) = run.process() {
         rows.push(("size", format!("{} parameters", count(p.n_params as u64))));
         rows.push(("numbers", p.arithmetic.split(',').next().unwrap_or_default().to_string()));

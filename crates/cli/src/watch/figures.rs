@@ -112,7 +112,8 @@ fn split(run: &Run) -> Split {
     let steps = run.steps();
     let started = run.events().iter().rev().find(|e| matches!(e.event, Happened::Started(_)));
     let last = steps.time_us.last().copied().unwrap_or(0);
-    let from = last.saturating_sub(LATELY_US).max(started.map_or(0, |e| e.time_us));
+    let started_us = started.map_or(0, |e| e.time_us);
+    let from = last.saturating_sub(LATELY_US).max(started_us);
     // The step before the first counted one is where its time begins.
     let begin = steps.time_us.partition_point(|&t| t < from).min(steps.len().saturating_sub(2));
     let n = (steps.len() - begin).saturating_sub(1) as f64;
@@ -131,15 +132,16 @@ fn split(run: &Run) -> Split {
         compiles: mean(&steps.compile_wait_us),
         validation: validations.map(|v| v.eval_us).filter(|us| us.is_finite()).fold(0.0, |sum, us| sum + us) / n,
     };
-    // Runs of before times were kept have no whole but the sum.
-    let whole = last.saturating_sub(steps.time_us[begin]) as f64 / n;
-    Split { whole: whole.max(split.sum()), ..split }
+    // There is no whole but the sum where no times were kept, and for a process's first step: from the end of the one
+    // before it, nobody trained for a while.
+    let whole_us = if steps.time_us[begin] < started_us { 0 } else { last.saturating_sub(steps.time_us[begin]) };
+    Split { whole: (whole_us as f64 / n).max(split.sum()), ..split }
 }
 
-/// A number in few digits.
+/// A number in few digits, or in words where it is none.
 pub(crate) fn short(x: f64) -> String {
     match x.abs() {
-        _ if !x.is_finite() => "-".into(),
+        _ if !x.is_finite() => "not finite".into(),
         0.0 => "0".into(),
         a if !(1e-4..1e7).contains(&a) => format!("{x:.2e}"),
         a if a >= 1000.0 => format!("{x:.0}"),
@@ -152,6 +154,14 @@ pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| str::from_utf8(g).unwrap_or("")).collect();
     groups.join(",")
+}
+
+/// How many of something in a second, in whole numbers where they are many.
+pub(crate) fn rate(n: f64) -> String {
+    match n {
+        n if n >= 10.0 || n <= 0.0 => count(n.round() as u64),
+        n => format!("{n:.*}", (1 - n.log10().floor() as i32).clamp(1, 7) as usize),
+    }
 }
 
 /// A time in microseconds, with its unit.
@@ -177,6 +187,30 @@ pub(crate) fn long(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anemone::run::{EVENTS, METRICS};
+    use std::fs;
+
+    #[test]
+    fn a_step_takes_no_time_in_which_no_process_trained() {
+        const PAUSE_US: u64 = 9 * 3_600_000_000;
+        let folder = tempfile::tempdir().unwrap();
+        let split = |n_resumed: u64| {
+            let line = |step: u64| {
+                let time = 1_000_000 + 1000 * step + if step < 10 { 0 } else { PAUSE_US };
+                format!("{{\"step\":{step},\"time_us\":{time},\"device_us\":400.0,\"host_us\":500.0}}\n")
+            };
+            let started = |time: u64| format!("{{\"time_us\":{time},\"step\":0,\"event\":\"started\"}}\n");
+            fs::write(folder.path().join(METRICS), (0..10 + n_resumed).map(line).collect::<String>()).unwrap();
+            let events = started(1_000_000) + &started(1_009_500 + PAUSE_US);
+            fs::write(folder.path().join(EVENTS), events).unwrap();
+            split(&Run::open(folder.path()).unwrap())
+        };
+        // Between one step and the next there is more than the two parts that are known.
+        for (n_resumed, whole) in [(1, 900.0), (2, 1000.0), (5, 1000.0)] {
+            let split = split(n_resumed);
+            assert_eq!((split.whole, split.device, split.host), (whole, 400.0, 500.0), "{n_resumed}");
+        }
+    }
 
     #[test]
     fn numbers_are_short() {
@@ -189,11 +223,15 @@ mod tests {
             (65536.0, "65536"),
             (-1.5e9, "-1.50e9"),
             (3.2e-7, "3.20e-7"),
-            (f64::NAN, "-"),
+            (f64::NAN, "not finite"),
         ] {
             assert_eq!(short(x), expected);
         }
         assert_eq!([count(7), count(1000), count(1_234_567)], ["7", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0.0, 0.0123, 0.4, 9.96, 12.3, 1234.5].map(rate),
+            ["0", "0.012", "0.40", "10.0", "12", "1,235"]
+        );
         assert_eq!([micros(61.4), micros(1234.0), micros(2.5e6)], ["61 us", "1.23 ms", "2.5 s"]);
         let long = |s| long(Duration::from_secs(s));
         assert_eq!(

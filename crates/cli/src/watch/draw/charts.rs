@@ -34,7 +34,8 @@ pub(super) fn loss(frame: &mut Frame, area: Rect, run: &Run, log: bool) {
     }
     let block = Block::bordered().title(title);
     let Some(y) = bounds(train.iter().chain(&validation).map(|p| p.1)) else {
-        return frame.render_widget(Paragraph::new("no steps yet").block(block), area);
+        let why = if steps.is_empty() { "no steps yet" } else { "no loss that is finite" };
+        return frame.render_widget(Paragraph::new(why).block(block), area);
     };
     let x = [steps.step[0] as f64, steps.step[steps.len() - 1].max(steps.step[0] + 1) as f64];
     let unscaled = |y: f64| if log { 10f64.powf(y) } else { y };

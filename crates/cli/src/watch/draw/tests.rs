@@ -143,3 +143,14 @@ fn a_run_without_steps_is_drawn_too() {
     let text = screen(&Run::open(&path).unwrap(), &View::default(), (80, 24));
     assert!(text.contains("new  untrained") && text.contains("no steps yet"), "{text}");
 }
+
+#[test]
+fn a_loss_that_is_not_finite_is_told_from_none() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(METRICS), "{\"step\":0,\"loss\":null}\n").unwrap();
+    let run = Run::open(folder.path()).unwrap();
+    for (size, expected) in [((80, 24), "loss not finite"), ((40, 10), "loss        not finite")] {
+        let text = screen(&run, &View::default(), size);
+        assert!(text.contains(expected) && !text.contains("no steps yet"), "{text}");
+    }
+}
