@@ -612,6 +612,11 @@ impl Trainer {
 
     /// Goes back to where the last update left the run: some gradients of the batch may be lost.
     fn abandon_batch(&mut self) {
+        if let Some(coming) = self.background.take() {
+            // Of the weights that there are; with them the run can be saved.
+            self.batch.stale = false;
+            self.swap(coming);
+        }
         if self.batch.n_steps > 0 {
             self.state.step -= std::mem::take(&mut self.batch.n_steps);
             self.state.last_loss = self.batch.loss_before;

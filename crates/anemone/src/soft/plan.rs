@@ -97,7 +97,8 @@ impl Plan {
             floats,
             ints,
             others: self.others.clone(),
-            scratch: vec![vec![0.0; self.n_scratch]; threads::most_parts()],
+            // Not cloned: what is never touched takes no memory.
+            scratch: (0..threads::most_parts()).map(|_| vec![0.0; self.n_scratch]).collect(),
             versions: vec![1; self.inputs.len()],
             is_raw: vec![false; self.inputs.len()],
             done: vec![0; self.steps.len()],

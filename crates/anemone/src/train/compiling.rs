@@ -43,11 +43,8 @@ impl Trainer {
     /// Sees to kernels for the next batch, unless training is over.
     pub(super) fn renew_kernels(&mut self, over: bool) -> Result<()> {
         let was_stale = std::mem::take(&mut self.batch.stale);
-        if let Some(Coming { background, begin_us, update, handed }) = self.background.take() {
-            self.swap(background, begin_us);
-            self.batch.kernel_update = update;
-            // Host and kernels go by the same weights.
-            self.plan.hand(&mut self.environment, handed);
+        if let Some(coming) = self.background.take() {
+            self.swap(coming);
         } else if self.kernels.is_some() && self.batch.kernel_update == self.state.update {
             // The update was left out: the kernels are of the weights that there are.
         } else if !over && self.config.weights.strategy == Strategy::Operand {
@@ -78,8 +75,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes the kernels compiled meanwhile, which lack the update that was made meanwhile.
-    fn swap(&mut self, background: Background, begin_us: u64) {
+    /// Takes the kernels compiled meanwhile, which lack the update that was made meanwhile, if one was.
+    pub(super) fn swap(&mut self, coming: Coming) {
+        let Coming { background, begin_us, update, handed } = coming;
         let start = Instant::now();
         let result = background.finish();
         let waited_s = start.elapsed().as_secs_f64();
@@ -103,6 +101,9 @@ impl Trainer {
                 self.kernels = None;
             }
         }
+        self.batch.kernel_update = update;
+        // Host and kernels go by the same weights.
+        self.plan.hand(&mut self.environment, handed);
     }
 
     /// Computes what is made of parameters alone from the latest.
