@@ -304,7 +304,10 @@ impl<'a> Planner<'a> {
             let is_other = |p: &Place| (p.kind, p.slot) == (place.kind, place.slot);
             let others = output_places.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| p);
             let is_whole = self.buffers[place.slot].len == place.range.len();
+            // What is not written in every run must stay where it is.
+            let is_kept = steps.iter().any(|s| s.once.is_some() && s.writes.iter().any(is_other));
             is_whole
+                && !is_kept
                 && self.buffers[place.slot].content.is_none()
                 && !input_places.iter().chain(others).any(is_other)
         };

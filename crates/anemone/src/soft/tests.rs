@@ -1,5 +1,6 @@
 //! Tests of the engine against the reference interpreter.
 
+mod kept;
 mod models;
 mod ops;
 
