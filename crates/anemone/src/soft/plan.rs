@@ -590,6 +590,10 @@ impl<'a> Planner<'a> {
             return Some((input, Vec::new()));
         }
         let maker = self.steps.iter().rposition(|s| s.writes.iter().any(|p| p.slot == slot))?;
+        // It may depend on values that lie in no place too.
+        if matches!(self.steps[maker].work, Work::Reference(_)) {
+            return None;
+        }
         let (input, mut steps) = self.kept(self.steps[maker].reads.first()?.slot)?;
         for read in &self.steps[maker].reads[1..] {
             let (other, more) = self.kept(read.slot)?;

@@ -35,3 +35,24 @@ fn what_is_kept_stays_when_outputs_are_swapped() {
         }
     }
 }
+
+#[test]
+fn what_depends_on_two_inputs_is_not_kept_for_one() {
+    // `begin` is of a type that only references touch.
+    let p = program(&[fp32(&[4, 2]), fp32(&[2]), fp32(&[2, 2])], |b, v| {
+        let begin = b.cast(v[1], DType::Int16)?;
+        let size = Tensor::int(DType::Int16, &[2], vec![2, 2]);
+        let x = b.call("slice_by_size").arg("x", v[0]).arg("begin", begin).constant("size", size).finish()?;
+        Ok(vec![b.matmul(x, v[2], false, false)?])
+    });
+    let plan = for_device(&p.unwrap());
+    let mut memory = plan.memory();
+    let x: Vec<f32> = (0..8u8).map(f32::from).collect();
+    memory.write_input(&plan, 0, &x);
+    memory.write_input(&plan, 2, &[1.0, 0.0, 0.0, 1.0]);
+    for n in [0u8, 2, 1, 1, 0] {
+        memory.write_input(&plan, 1, &[n.into(), 0.0]);
+        plan.run(&mut memory).unwrap();
+        assert_eq!(memory.output(&plan, 0), &x[2 * usize::from(n)..][..4], "from row {n}");
+    }
+}
