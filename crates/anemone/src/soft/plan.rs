@@ -130,9 +130,11 @@ impl Plan {
                 if memory.done[i] == version || (is_new && matches!(step.work, Work::Pack { is_lazy: true, .. })) {
                     continue;
                 }
-                memory.done[i] = version;
             }
             step.run(memory)?;
+            if let Some(input) = step.once {
+                memory.done[i] = memory.versions[input];
+            }
         }
         Ok(())
     }

@@ -56,3 +56,24 @@ fn what_depends_on_two_inputs_is_not_kept_for_one() {
         assert_eq!(memory.output(&plan, 0), &x[2 * usize::from(n)..][..4], "from row {n}");
     }
 }
+
+#[test]
+fn a_step_that_has_failed_is_not_done() {
+    let p = program(&[fp32(&[2, 2]), fp32(&[2, 2])], |b, v| {
+        let rows = b.slice(v[0], &[0, 0], &[2, 1])?;
+        let rows = b.reshape(rows, &[2])?;
+        let rows = b.cast(rows, DType::Int32)?;
+        let x = b.call("gather").arg("x", v[0]).arg("indices", rows).constant("axis", Tensor::i32(0)).finish()?;
+        Ok(vec![b.matmul(x, v[1], false, false)?])
+    });
+    let plan = for_device(&p.unwrap());
+    let mut memory = plan.memory();
+    memory.write_input(&plan, 1, &[1.0, 0.0, 0.0, 1.0]);
+    memory.write_input(&plan, 0, &[1.0, 5.0, 0.0, 6.0]);
+    plan.run(&mut memory).unwrap();
+    assert_eq!(memory.output(&plan, 0), [0.0, 6.0, 1.0, 5.0]);
+    memory.write_input(&plan, 0, &[9.0, 5.0, 0.0, 6.0]);
+    for n in 0..3 {
+        assert!(plan.run(&mut memory).is_err(), "run {n}");
+    }
+}
