@@ -386,10 +386,11 @@ impl<'a> Planner<'a> {
         self.known[i] = Some(value);
     }
 
-    /// fp16 and fp32 constants go straight from the file to their place.
+    /// fp16 and fp32 constants go straight from the file to their place, but for single numbers, which may be
+    /// parameters.
     fn blob(&mut self, i: usize, blob: &BlobRef, ty: &TensorType) -> Result<()> {
         let bytes = self.weights.record(blob)?.bytes_as(ty)?;
-        if !matches!(ty.dtype, DType::Fp16 | DType::Fp32) {
+        if !matches!(ty.dtype, DType::Fp16 | DType::Fp32) || ty.n_elements() == Some(1) {
             self.know(i, self.weights.resolve(blob, ty)?.into());
         } else if self.uses[i] > 0 {
             let n = bytes.len() / if ty.dtype == DType::Fp16 { 2 } else { 4 };
@@ -680,7 +681,7 @@ impl<'a> Planner<'a> {
             let value = self.args(call).float("value").ok();
             // Booleans are no numbers to the arguments.
             let value = value.or_else(|| self.constant(self.arg(call, "value")?)?.to_f64s().first().copied());
-            self.held[call.outputs[0].index()] = Held::Uniform(value.unwrap_or(0.0) as f32);
+            self.held[call.outputs[0].index()] = Held::Uniform(value? as f32);
             return Some(());
         }
         let mut ids = call.args.iter().flatten().flat_map(|a| a.ids());

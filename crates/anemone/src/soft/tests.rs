@@ -3,6 +3,7 @@
 mod kept;
 mod models;
 mod ops;
+mod parameters;
 
 use super::plan::Plan;
 use super::steps::Work;
