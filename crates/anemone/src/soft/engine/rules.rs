@@ -82,8 +82,8 @@ pub const RULES: &[Rule] = &[
     Rule { name: "negative-zero", what: "a sum that is zero is +0", ..RULE },
     Rule {
         name: "large-inputs",
-        what: "infinity and NaN as inputs are numbers: 2^16 (1 + m / 1024) with m the bits of the mantissa, so that NaN \
-               does not spread",
+        what: "infinity and NaN as inputs are numbers: 2^16 (1 + m / 1024) with m the bits of the mantissa, so that \
+               NaN does not spread; here every NaN is 0x7e00",
         ..RULE
     },
     Rule {
