@@ -403,7 +403,8 @@ impl Function {
             Function::And => zip!(x, y, out, |x, y| x * y),
             Function::Div => zip!(x, y, out, |x, y| x / y),
             Function::Equal => zip!(x, y, out, |x, y| truth(x == y)),
-            Function::FloorDiv => zip!(x, y, out, |x, y| (x / y).floor()),
+            // In f32 a quotient just below a whole number may be rounded to it.
+            Function::FloorDiv => zip!(x, y, out, |x, y| (f64::from(x) / f64::from(y)).floor() as f32),
             Function::Greater => zip!(x, y, out, |x, y| truth(x > y)),
             Function::GreaterEqual => zip!(x, y, out, |x, y| truth(x >= y)),
             Function::Less => zip!(x, y, out, |x, y| truth(x < y)),
