@@ -210,7 +210,7 @@ impl Planner<'_> {
             }
         }
         let fp16 = to == DType::Fp16;
-        let same = |op: &Op| op.f == f && op.args == sources && op.fp16 == fp16;
+        let same = |op: &Op| op.f.is(f) && op.args == sources && op.fp16 == fp16;
         let uses = self.uses[output.index()];
         let op = match open.ops.iter().position(same) {
             Some(op) => {

@@ -55,3 +55,29 @@ fn parameters_in_a_weights_file_are_those_of_the_engines_functions() {
     assert!(is_engines);
     assert_eq!(found, [0.5, 0.75, 1.0]);
 }
+
+#[test]
+fn functions_that_differ_in_the_sign_of_a_zero_are_two() {
+    let p = program(&[fp32(&[3])], |b, v| {
+        let number = |b: &mut Builder, x: f64| b.constant(Tensor::float(DType::Fp32, &[], vec![x]));
+        let (plus, minus) = (number(b, 0.0), number(b, -0.0));
+        let mut divided = |y| b.call("real_div").arg("x", v[0]).arg("y", y).finish();
+        let (up, down) = (divided(plus)?, divided(minus)?);
+        let mut least = |x: f64| {
+            let alpha = Tensor::float(DType::Fp32, &[], vec![x]);
+            let least = b.call("threshold").arg("x", v[0]).constant("alpha", alpha).finish()?;
+            b.call("inverse")
+                .arg("x", least)
+                .constant("epsilon", Tensor::float(DType::Fp32, &[], vec![-0.0]))
+                .finish()
+        };
+        let (high, low) = (least(0.0)?, least(-0.0)?);
+        Ok(vec![up, down, high, low])
+    });
+    let p = p.unwrap();
+    let x = [Tensor::float(DType::Fp32, &[3], vec![1.0, -2.0, 4.0])];
+    let found = engine(&planned(&p), &x).unwrap();
+    let inf = f32::INFINITY;
+    assert_eq!(found[..2], [[inf, -inf, inf], [-inf, inf, -inf]]);
+    assert_eq!(found[2..], [[1.0, inf, 0.25], [1.0, -inf, 0.25]]);
+}
