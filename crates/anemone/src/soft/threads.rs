@@ -4,8 +4,8 @@ use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefMutIterator, ParallelSliceMut};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::num::NonZero;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Elementary operations, some nanoseconds' worth for each thousand, below which another thread is not worth waking.
 const LEAST_WORK: usize = 1 << 19;
@@ -41,6 +41,10 @@ pub(super) fn pool() -> Option<&'static ThreadPool> {
 
 /// Runs `f`, of about as many elementary operations, with the threads awake until it is done: waking one for each
 /// product takes as long as a small product itself.
+///
+/// The thread that runs `f` must not come to wait itself. It does not, because others take the oldest of its jobs first
+/// and it takes the newest: as long as a waiting one is left, so is every part of `f`'s work that it has cut off, and is
+/// newer. So nothing in `f` may use `spawn_fifo`, nor the pool be built with `breadth_first`.
 pub(crate) fn together<R: Send>(work: usize, f: impl FnOnce() -> R + Send) -> R {
     let n = n_parts(work);
     let (true, Some(pool)) = (n > 1, pool()) else { return f() };
@@ -80,10 +84,23 @@ impl Drop for End<'_> {
 
 /// Calls `f` for each of the pieces of `work` elementary operations in all, in any order.
 pub(crate) fn each<T: Send>(work: usize, pieces: Vec<T>, f: impl Fn(T) + Sync + Send) {
-    match pool() {
-        Some(pool) if n_parts(work) > 1 => pool.install(|| pieces.into_par_iter().for_each(f)),
+    match (pool(), n_parts(work)) {
+        (Some(pool), n) if n > 1 => share(pool, n, pieces, f),
         _ => pieces.into_iter().for_each(f),
     }
+}
+
+/// Calls `f` for each of the pieces, on as many threads of the pool at most.
+fn share<T: Send>(pool: &ThreadPool, n: usize, pieces: Vec<T>, f: impl Fn(T) + Sync + Send) {
+    let pieces = Mutex::new(pieces.into_iter());
+    let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+    pool.install(|| {
+        (0..n).into_par_iter().for_each(|_| {
+            while let Some(piece) = next() {
+                f(piece);
+            }
+        });
+    });
 }
 
 /// Calls `f(first, units, scratch)` for runs of units of `unit` elements of `out`, `first` being the number of the
@@ -107,5 +124,28 @@ pub(super) fn over_units(
         });
     } else if let Some(scratch) = scratch.first_mut() {
         f(0, out, scratch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    #[test]
+    fn pieces_are_shared_by_no_more_threads_than_asked_for() {
+        let pool = ThreadPoolBuilder::new().num_threads(6).build().unwrap();
+        let seen = Mutex::new((HashSet::new(), 0));
+        share(&pool, 2, (1..=60).collect(), |piece: usize| {
+            // Long enough for the others to wake.
+            std::thread::sleep(Duration::from_millis(1));
+            let mut seen = seen.lock().unwrap();
+            seen.0.insert(rayon::current_thread_index());
+            seen.1 += piece;
+        });
+        let (threads, sum) = seen.into_inner().unwrap();
+        assert!(threads.len() <= 2, "{threads:?}");
+        assert_eq!(sum, 1830);
     }
 }
