@@ -42,9 +42,10 @@ pub(super) fn pool() -> Option<&'static ThreadPool> {
 /// Runs `f`, of about as many elementary operations, with the threads awake until it is done: waking one for each
 /// product takes as long as a small product itself.
 ///
-/// The thread that runs `f` must not come to wait itself. It does not, because others take the oldest of its jobs first
-/// and it takes the newest: as long as a waiting one is left, so is every part of `f`'s work that it has cut off, and is
-/// newer. So nothing in `f` may use `spawn_fifo`, nor the pool be built with `breadth_first`.
+/// The thread that runs `f` must never take one of the jobs that keep others awake, in a `join`: it would wait for
+/// itself. It never does, as threads take their own newest job first, and of others the oldest: when another has taken a
+/// job of `f`'s, all of those, which are older, have been taken too. `spawn_fifo` in `f`, or a pool built with
+/// `breadth_first`, would break that.
 pub(crate) fn together<R: Send>(work: usize, f: impl FnOnce() -> R + Send) -> R {
     let n = n_parts(work);
     let (true, Some(pool)) = (n > 1, pool()) else { return f() };
