@@ -13,8 +13,8 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    /// The box of `sizes`, its first element at `from` in the source and `to` in the result. Axes that can be walked as
-    /// one are joined.
+    /// The box of `sizes`, its first element at `from` in the source and `to` in the result. Axes that can be
+    /// walked as one are joined.
     pub(super) fn new(
         sizes: &[usize],
         (from, from_steps): (usize, &[isize]),
@@ -118,8 +118,8 @@ pub(super) fn signed(steps: Vec<usize>) -> Vec<isize> {
     steps.into_iter().map(|s| s as isize).collect()
 }
 
-/// Where the matrices of `size` elements lie of an operand whose batch, of shape `own`, is broadcast to `batch`: the
-/// offset for each of the latter.
+/// Where the matrices of `size` elements lie of an operand whose batch, of shape `own`, is broadcast to `batch`:
+/// the offset for each of the latter.
 pub(super) fn batch_offsets(own: &[usize], batch: &[usize], size: usize) -> Vec<usize> {
     let steps = broadcast(own, batch);
     let at = |mut i: usize| {

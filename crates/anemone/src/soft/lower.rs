@@ -18,7 +18,8 @@ impl Planner<'_> {
     /// Plans a call by a step of its own; `None` if there is none for it.
     pub(super) fn fast(&mut self, call: &ValidCall) -> Option<()> {
         let mut ids = call.args.iter().flatten().flat_map(|a| a.ids()).chain(&call.outputs);
-        // Tensors without elements are left to the definition, but not for an argument such as the shape of a scalar.
+        // Tensors without elements are left to the definition, but not for an argument such as the shape of a
+        // scalar.
         if ids.any(|&id| self.n_elements(id) == 0 && self.constant(id).is_none()) {
             return None;
         }
@@ -487,7 +488,8 @@ impl Planner<'_> {
         self.product(Product::new(shape, batch.into(), Start::Zero), reads, output)
     }
 
-    /// The call that does nothing but add up the products of a batch, and what it gives, if they are read by no other.
+    /// The call that does nothing but add up the products of a batch, and what it gives, if they are read by no
+    /// other.
     fn summed(&self, product: ValueId) -> Option<(usize, ValueId)> {
         let [reduce] = self.readers[product.index()][..] else { return None };
         let call = &self.f.body.calls[reduce];

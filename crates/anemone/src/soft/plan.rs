@@ -47,9 +47,9 @@ impl Plan {
         Plan::in_parts(f, weights, &[f.body.calls.len()])
     }
 
-    /// As [`new`](Plan::new), to be run in parts: the first of them is the first `ends[0]` calls, the next those up to
-    /// `ends[1]`, and so on. Inputs keep their values from part to part and from run to run, and may be written in
-    /// between.
+    /// As [`new`](Plan::new), to be run in parts: the first of them is the first `ends[0]` calls, the next those
+    /// up to `ends[1]`, and so on. Inputs keep their values from part to part and from run to run, and may be
+    /// written in between.
     ///
     /// # Errors
     ///
@@ -58,8 +58,8 @@ impl Plan {
         Planner::new(f, weights, Arithmetic::Ieee)?.plan(ends)
     }
 
-    /// As [`new`](Plan::new), for a device of this arithmetic, of whose inputs some stay the same for many runs: what is
-    /// laid out of an input alone is kept until that is written again.
+    /// As [`new`](Plan::new), for a device of this arithmetic, of whose inputs some stay the same for many runs:
+    /// what is laid out of an input alone is kept until that is written again.
     ///
     /// # Errors
     ///
@@ -139,8 +139,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Lets an output be added to what it holds where [`Memory::add`] says so, if it is a product that no other value
-    /// shares; whether it is.
+    /// Lets an output be added to what it holds where [`Memory::add`] says so, if it is a product that no other
+    /// value shares; whether it is.
     pub(crate) fn accumulate(&mut self, output: usize) -> bool {
         let place = &self.output_places[output];
         let is_it = |p: &Place| (p.kind, p.slot) == (place.kind, place.slot);
@@ -432,8 +432,8 @@ impl<'a> Planner<'a> {
         Some(self.buffer(kind, len, None))
     }
 
-    /// Where a value lies, which has been computed so far or is now; `None` if it is no tensor of floats, booleans or
-    /// `int32`.
+    /// Where a value lies, which has been computed so far or is now; `None` if it is no tensor of floats, booleans
+    /// or `int32`.
     pub(super) fn place(&mut self, id: ValueId) -> Option<Place> {
         let i = id.index();
         if let Held::Pending(n, _) = self.held[i] {
@@ -548,8 +548,8 @@ impl<'a> Planner<'a> {
         self.step(Work::Product(product), reads, output)
     }
 
-    /// Where the A of a product lies packed, if that is worth its while: because it is a constant, or stays the same for
-    /// many runs, or is used by a whole batch.
+    /// Where the A of a product lies packed, if that is worth its while: because it is a constant, or stays the
+    /// same for many runs, or is used by a whole batch.
     fn packed(&mut self, place: &Place, shape: Gemm, is_shared: bool) -> Option<Packed> {
         let key = (place.clone(), Gemm { n: 0, ..shape });
         if let Some(packed) = self.packed.get(&key) {
@@ -583,7 +583,8 @@ impl<'a> Planner<'a> {
         Some(packed)
     }
 
-    /// The input that a buffer is or is made of by steps that depend on no other, if inputs are kept, and these steps.
+    /// The input that a buffer is or is made of by steps that depend on no other, if inputs are kept, and these
+    /// steps.
     fn kept(&self, slot: usize) -> Option<(usize, Vec<usize>)> {
         if !self.keeps_inputs {
             return None;
@@ -609,7 +610,8 @@ impl<'a> Planner<'a> {
         Some((input, steps))
     }
 
-    /// Plans a call: as a constant, by a step of its own if the op has one for these operands, else by its definition.
+    /// Plans a call: as a constant, by a step of its own if the op has one for these operands, else by its
+    /// definition.
     fn call(&mut self, call: &ValidCall) -> Result<()> {
         if self.fold(call).is_some() || self.by_engine(call)? || self.fast(call).is_some() {
             return Ok(());

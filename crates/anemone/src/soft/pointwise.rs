@@ -1,5 +1,5 @@
-//! Element by element work: chains of functions that run block after block, so that what goes from one function to the
-//! next never leaves the cache.
+//! Element by element work: chains of functions that run block after block, so that what goes from one function to
+//! the next never leaves the cache.
 
 use super::fp16;
 use super::math::{self, Gelu};

@@ -1,4 +1,5 @@
-//! Work over threads. It is cut by outputs, never by terms of a sum, so that results do not depend on their number.
+//! Work over threads. It is cut by outputs, never by terms of a sum, so that results do not depend on their
+//! number.
 
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefMutIterator, ParallelSliceMut};
@@ -7,14 +8,15 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Elementary operations, some nanoseconds' worth for each thousand, below which another thread is not worth waking.
+/// Elementary operations, some nanoseconds' worth for each thousand, below which another thread is not worth
+/// waking.
 const LEAST_WORK: usize = 1 << 19;
 
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// How many threads the software engine may use from now on, in this process; as many as there are cores unless said
-/// otherwise. Results are the same for every number.
+/// How many threads the software engine may use from now on, in this process; as many as there are cores unless
+/// said otherwise. Results are the same for every number.
 pub fn set_n_threads(n: usize) {
     LIMIT.store(n.max(1), Ordering::Relaxed);
 }
@@ -43,9 +45,9 @@ pub(super) fn pool() -> Option<&'static ThreadPool> {
 /// product takes as long as a small product itself.
 ///
 /// The thread that runs `f` must never take one of the jobs that keep others awake, in a `join`: it would wait for
-/// itself. It never does, as threads take their own newest job first, and of others the oldest: when another has taken a
-/// job of `f`'s, all of those, which are older, have been taken too. `spawn_fifo` in `f`, or a pool built with
-/// `breadth_first`, would break that.
+/// itself. It never does, as threads take their own newest job first, and of others the oldest: when another has
+/// taken a job of `f`'s, all of those, which are older, have been taken too. `spawn_fifo` in `f`, or a pool built
+/// with `breadth_first`, would break that.
 pub(crate) fn together<R: Send>(work: usize, f: impl FnOnce() -> R + Send) -> R {
     let n = n_parts(work);
     let (true, Some(pool)) = (n > 1, pool()) else { return f() };

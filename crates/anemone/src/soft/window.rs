@@ -35,8 +35,8 @@ impl Windows {
         self.out[0] * self.out[1]
     }
 
-    /// For a kernel position along an axis, the windows whose element there lies in the image, and where that of the
-    /// first of them lies.
+    /// For a kernel position along an axis, the windows whose element there lies in the image, and where that of
+    /// the first of them lies.
     fn inside(&self, axis: usize, k: usize) -> (std::ops::Range<usize>, usize) {
         let (stride, at, before) = (self.strides[axis], k * self.dilations[axis], self.before[axis]);
         let first = before.saturating_sub(at).div_ceil(stride);
@@ -44,8 +44,8 @@ impl Windows {
         (first..end.max(first), (first * stride + at).saturating_sub(before))
     }
 
-    /// Calls `f(window, element, n, stride)` for each row of `n` windows that find their element under kernel position
-    /// `(ky, kx)` in the image: the numbers of the first window and of its element.
+    /// Calls `f(window, element, n, stride)` for each row of `n` windows that find their element under kernel
+    /// position `(ky, kx)` in the image: the numbers of the first window and of its element.
     #[inline(always)]
     fn rows(&self, ky: usize, kx: usize, mut f: impl FnMut(usize, usize, usize, usize)) {
         let ((ys, y0), (xs, x0)) = (self.inside(0, ky), self.inside(1, kx));
@@ -147,8 +147,8 @@ impl Conv {
         });
     }
 
-    /// `y[n, o, p] = start[o] + weight[o, i, k] x[n, i, p stride + k dilation - before]`: the windows of all images side
-    /// by side as columns.
+    /// `y[n, o, p] = start[o] + weight[o, i, k] x[n, i, p stride + k dilation - before]`: the windows of all
+    /// images side by side as columns.
     fn collect(
         &self,
         (x, w, start): (&[f32], &[f32], Start<'_>),
@@ -242,8 +242,8 @@ impl Conv {
     }
 }
 
-/// Columns from number `from` on, `size` of them an image, in runs of one image: the first column of the run, counted
-/// from `from`, the image, the window in it, and the length.
+/// Columns from number `from` on, `size` of them an image, in runs of one image: the first column of the run,
+/// counted from `from`, the image, the window in it, and the length.
 fn runs(from: usize, columns: usize, size: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {

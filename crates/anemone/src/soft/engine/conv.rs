@@ -8,10 +8,12 @@ use crate::soft::window::Windows;
 /// Where a window reaches beyond the image.
 const OUTSIDE: u32 = u32::MAX;
 
-/// A convolution of `[N, groups I, size_in]` by `[groups O, I, kernel]`, or its transpose by `[groups I, O, kernel]`.
+/// A convolution of `[N, groups I, size_in]` by `[groups O, I, kernel]`, or its transpose by
+/// `[groups I, O, kernel]`.
 #[derive(Debug)]
 pub(in crate::soft) struct Conv {
-    /// For each kernel position and each element of a result's channel, the element of the input's it is multiplied by.
+    /// For each kernel position and each element of a result's channel, the element of the input's it is
+    /// multiplied by.
     sources: Vec<u32>,
     transposed: bool,
     groups: usize,

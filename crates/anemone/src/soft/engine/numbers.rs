@@ -15,8 +15,8 @@ const LEAST_NORMAL: f64 = 1.0 / 16384.0;
 /// Subnormal fp16 numbers in a unit.
 const SUBNORMALS: f64 = 16_777_216.0;
 
-/// An fp16 number as the engine reads it: infinity is a number, and so is NaN. Every NaN is 0x7e00, as its sign and
-/// mantissa depend on the CPU that has made it.
+/// An fp16 number as the engine reads it: infinity is a number, and so is NaN. Every NaN is 0x7e00, as its sign
+/// and mantissa depend on the CPU that has made it.
 #[inline(always)]
 pub(super) fn decode(x: f32) -> f32 {
     let bits = x.to_bits();
@@ -32,8 +32,8 @@ pub(super) fn exponent(decoded: f32) -> f32 {
     field.max(127 - 14) as f32 - 127.0
 }
 
-/// The nearest fp16 number, of two as near the one further from zero; beyond 65504 infinity. `x` is no NaN, and below
-/// 2^-14 has no more than 28 bits.
+/// The nearest fp16 number, of two as near the one further from zero; beyond 65504 infinity. `x` is no NaN, and
+/// below 2^-14 has no more than 28 bits.
 #[inline(always)]
 pub(super) fn round(x: f64) -> f32 {
     let magnitude = x.abs();

@@ -1,5 +1,6 @@
-//! What the engine's arithmetic consists of, as data: each rule with the chips it is known of, who says so, how well it
-//! is known, and whether the software engine computes by it. A test goes through the rows and has an example of each.
+//! What the engine's arithmetic consists of, as data: each rule with the chips it is known of, who says so, how
+//! well it is known, and whether the software engine computes by it. A test goes through the rows and has an
+//! example of each.
 
 use anemone_mil::Chip;
 use anemone_mil::limits::Grade;

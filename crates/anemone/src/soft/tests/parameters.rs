@@ -5,8 +5,8 @@ use crate::device::Arithmetic;
 use anemone_mil::ir::BlobRef;
 use anemone_mil::weights::WeightsWriter;
 
-/// What the one output is for one input, in this arithmetic, of a program built of it and of these numbers, which a
-/// weights file holds; and whether all steps are the engine's.
+/// What the one output is for one input, in this arithmetic, of a program built of it and of these numbers, which
+/// a weights file holds; and whether all steps are the engine's.
 fn with_blobs(
     x: &[f32],
     numbers: &[f32],

@@ -1,5 +1,5 @@
-//! The same arithmetic in whole numbers, from the bits of fp16, written without a look at the quick one. Zeros of single
-//! elements have no sign here.
+//! The same arithmetic in whole numbers, from the bits of fp16, written without a look at the quick one. Zeros of
+//! single elements have no sign here.
 
 use half::f16;
 
