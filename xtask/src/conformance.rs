@@ -1,8 +1,8 @@
 //! Conformance: op cases with known outputs, run on the reference interpreter.
 //!
 //! A file of cases has one JSON object a line: `id`, `atol`, `rtol`, `stateful`, `mil` (the program's text),
-//! `weight_b64` (its weights file, where it has one), and `inputs` and `outputs` by name, each `dtype`, `shape` and
-//! `b64` (little-endian elements). NumPy's rule decides whether an output agrees: no further than
+//! `weight_b64` (its weights file, where it has one), and `inputs` and `outputs` by name, each `dtype`, `shape`
+//! and `b64` (little-endian elements). NumPy's rule decides whether an output agrees: no further than
 //! `atol + rtol * |expected|` away. Integers and booleans agree if they are equal.
 
 use anemone_mil::ir::{Block, DType, Dim, Program, Type};
@@ -57,8 +57,8 @@ struct Case {
 }
 
 /// A tensor as NumPy has it.
-/// Cases that are wrong themselves: an op, a part of the case's id, and what is wrong. They count as unsupported where
-/// they do not pass.
+/// Cases that are wrong themselves: an op, a part of the case's id, and what is wrong. They count as unsupported
+/// where they do not pass.
 const WRONG: &[(&str, &str, &str)] = &[
     ("crop_resize", "precision='fp32', opset_version=<AvailableTarget.iOS16: 7>)-pad_value", ROUNDED_LITERAL),
     ("crop_resize", "precision='fp32', opset_version=<AvailableTarget.iOS17: 8>)-N=3", ROUNDED_LITERAL),

@@ -74,6 +74,7 @@ enum Rule {
     // Of Rust.
     Parses,
     OpeningSentence,
+    CommentWidth,
     Placeholder,
     IgnoredTest,
     Unsafe,

@@ -1,6 +1,8 @@
-//! Steps of the presets with data, and of a transformer of 12 layers 768 wide: steps a second, and where the time goes.
+//! Steps of the presets with data, and of a transformer of 12 layers 768 wide: steps a second, and where the time
+//! goes.
 //!
-//! `cargo bench --bench models`; with names after `--`, those alone. Each model is warmed up, then timed for some seconds.
+//! `cargo bench --bench models`; with names after `--`, those alone. Each model is warmed up, then timed for some
+//! seconds.
 #![allow(clippy::print_stdout)] // It prints a table.
 
 use anemone::train::Event;

@@ -1,5 +1,5 @@
-//! A model as Core ML keeps it, run on the software engine: the `.mlpackage`, `.mlmodelc` or `.mil` named as argument,
-//! or a small one that is written here.
+//! A model as Core ML keeps it, run on the software engine: the `.mlpackage`, `.mlmodelc` or `.mil` named as
+//! argument, or a small one that is written here.
 #![allow(clippy::print_stdout)] // An example shows what it does.
 
 use anemone::device::{self, Buffer, Options};

@@ -36,8 +36,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes the checkpoint to `path`. The file that was there is replaced in one step, when the new one is on the
-    /// disk, and stays if anything fails. Equal checkpoints give equal bytes.
+    /// Writes the checkpoint to `path`. The file that was there is replaced in one step, when the new one is on
+    /// the disk, and stays if anything fails. Equal checkpoints give equal bytes.
     ///
     /// # Errors
     ///
@@ -50,9 +50,9 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Tells apart by their words, with the path: no file there, something other than a checkpoint, one that is cut
-    /// short (bytes expected and found), one whose bytes have changed, one of another format version (found and
-    /// read here), and what the operating system reports.
+    /// Tells apart by their words, with the path: no file there, something other than a checkpoint, one that is
+    /// cut short (bytes expected and found), one whose bytes have changed, one of another format version (found
+    /// and read here), and what the operating system reports.
     pub fn load(path: &Path) -> Result<Checkpoint> {
         let refuse = |why: String| Error::checkpoint(format!("checkpoint `{}` {why}", path.display()));
         let failed = |e| Error::io("read checkpoint", path, e);

@@ -1,13 +1,14 @@
 //! A simulated clock: what work would take on the engine of a chip, by figures that others have published.
 //!
-//! Nothing here was measured by anemone, and nothing here looks at the real clock. Each figure is a row of a table with
-//! its unit, its source and how well it is known; a chip of which nobody has published a figure gets that of the nearest
-//! chip, marked as assumed. `docs/clock.md` compares what comes out with published times that are not in the table.
+//! Nothing here was measured by anemone, and nothing here looks at the real clock. Each figure is a row of a table
+//! with its unit, its source and how well it is known; a chip of which nobody has published a figure gets that of
+//! the nearest chip, marked as assumed. `docs/clock.md` compares what comes out with published times that are not
+//! in the table.
 //!
 //! The model: a call of the engine takes the dispatch floor and then the longer of its arithmetic and of reading
-//! weights and activations; the host copies inputs and outputs in between, one call after the other. New kernels take
-//! a time a program and a time a byte of weights compiled in. The host's own work is left out: it depends on the host's
-//! processor, of which the table knows nothing.
+//! weights and activations; the host copies inputs and outputs in between, one call after the other. New kernels
+//! take a time a program and a time a byte of weights compiled in. The host's own work is left out: it depends on
+//! the host's processor, of which the table knows nothing.
 
 mod estimate;
 mod figures;
@@ -222,7 +223,8 @@ pub struct Call {
 /// use anemone::mil::Chip;
 ///
 /// let [m1, m5] = [Chip::M1, Chip::M5].map(Clock::new);
-/// let call = Call { convolves: false, flops: 2.0 * 256.0 * 1024.0 * 1024.0, weight_bytes: 2097152.0, bytes: 1048576.0 };
+/// let flops = 2.0 * 256.0 * 1024.0 * 1024.0;
+/// let call = Call { convolves: false, flops, weight_bytes: 2097152.0, bytes: 1048576.0 };
 /// assert!(m1.call(&call).total_s() > m5.call(&call).total_s());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,7 +282,8 @@ impl Clock {
         }
     }
 
-    /// What compiling a program takes, with so many bytes of weights compiled in, in seconds; loading it comes on top.
+    /// What compiling a program takes, with so many bytes of weights compiled in, in seconds; loading it comes on
+    /// top.
     pub fn compile_s(self, weight_bytes: f64) -> f64 {
         self.value(Quantity::Compile) + weight_bytes / self.value(Quantity::CompiledWeights)
     }

@@ -1,8 +1,8 @@
 //! Where batches come from.
 //!
 //! A data set is built once, with everything checked that can be, and then asked for batches by their index. Which
-//! examples are in a batch follows from the seed and the index alone; [`order`] says how, exactly enough to be written
-//! again in another language.
+//! examples are in a batch follows from the seed and the index alone; [`order`] says how, exactly enough to be
+//! written again in another language.
 
 mod array;
 mod built_in;

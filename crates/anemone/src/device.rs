@@ -264,8 +264,8 @@ impl Default for Options {
 ///
 /// # Errors
 ///
-/// If it is not to be had here; nothing else is opened in its place. If something is asked of the software engine that
-/// only the Neural Engine has, or the other way round.
+/// If it is not to be had here; nothing else is opened in its place. If something is asked of the software engine
+/// that only the Neural Engine has, or the other way round.
 pub fn open(options: &Options) -> Result<Arc<dyn Device>> {
     match options.select {
         Select::Auto | Select::Soft if options.apple.donor_patch => Err(Error::config(

@@ -14,13 +14,14 @@ const N_RANDOM: usize = 6;
 /// Makes `bytes` the contents of the file at `path`, which need not exist; its folder must.
 ///
 /// The bytes go to a temporary file beside the target (`.name.XXXXXX.anemone-tmp`), reach the disk, and only then
-/// take the target's name. Temporary files that killed processes left for this target are removed first. A symbolic
-/// link at `path` stays; the file it points at is replaced.
+/// take the target's name. Temporary files that killed processes left for this target are removed first. A
+/// symbolic link at `path` stays; the file it points at is replaced.
 ///
 /// # Errors
 ///
-/// Whatever the operating system reports, with `path`. The target then is as it was and the temporary file is gone.
-/// The one exception is named ``sync the folder of``: the new contents are in place, but may not survive a power cut.
+/// Whatever the operating system reports, with `path`. The target then is as it was and the temporary file is
+/// gone. The one exception is named ``sync the folder of``: the new contents are in place, but may not survive a
+/// power cut.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |w| w.write_all(bytes))
 }
@@ -146,7 +147,8 @@ pub(crate) mod tests {
         std::env::var_os(CHILD_FILE).map(PathBuf::from)
     }
 
-    /// Runs one test of this binary in a process of its own, with a [`child_file`], after the shell commands `before`.
+    /// Runs one test of this binary in a process of its own, with a [`child_file`], after the shell commands
+    /// `before`.
     #[cfg(unix)]
     fn run_in_child(test: &str, before: &str, path: &Path) -> Output {
         Command::new("sh")

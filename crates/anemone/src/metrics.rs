@@ -1,9 +1,9 @@
 //! The metrics log: one JSON object a line, one line a step, in step with the checkpoint.
 //!
-//! The trainer's lines are [`StepReport`](crate::train::StepReport)s: `step`, `time_us`, `loss`, `lr`, times, counters;
-//! on the last step of an update `gradient_norm`; where kernels were compiled `compiled`; where the validation data was
-//! looked at `validation`, an object with `loss`, `accuracy` for classes, `n_targets`, `n_batches` and `best`.
-//! `docs/metrics.md` has all of it. [`Run`](crate::run::Run) reads it.
+//! The trainer's lines are [`StepReport`](crate::train::StepReport)s: `step`, `time_us`, `loss`, `lr`, times,
+//! counters; on the last step of an update `gradient_norm`; where kernels were compiled `compiled`; where the
+//! validation data was looked at `validation`, an object with `loss`, `accuracy` for classes, `n_targets`,
+//! `n_batches` and `best`. `docs/metrics.md` has all of it. [`Run`](crate::run::Run) reads it.
 
 use crate::{Error, Result, file};
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,9 @@ const N_BUFFER_BYTES: usize = 1 << 16;
 /// When the last writing was so long ago, the next line is written at once, so that whoever watches sees it.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// A log of metrics open for appending. Lines wait in memory until [`MetricsLog::flush`], until they are many, until
-/// one comes a tenth of a second after the last writing, or until the log is dropped, which cannot report an error.
+/// A log of metrics open for appending. Lines wait in memory until [`MetricsLog::flush`], until they are many,
+/// until one comes a tenth of a second after the last writing, or until the log is dropped, which cannot report an
+/// error.
 ///
 /// Every line is a JSON object with an unsigned integer `step`, higher than the one before. JSON has no infinities
 /// and no NaN: such a number becomes `null`.
@@ -82,14 +83,14 @@ impl MetricsLog {
         MetricsLog::append_to(path, None)
     }
 
-    /// Goes on with the log at `path` for a run whose next step is `first_step`: keeps the lines of lower steps (the
-    /// last one if a step comes twice) in the order of steps, and drops the others and what a dying process tore.
-    /// The file is replaced in one step if that changes it. If there is none, one is made.
+    /// Goes on with the log at `path` for a run whose next step is `first_step`: keeps the lines of lower steps
+    /// (the last one if a step comes twice) in the order of steps, and drops the others and what a dying process
+    /// tore. The file is replaced in one step if that changes it. If there is none, one is made.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read or replaced, if it is no metrics log, or if there is something other than a metrics
-    /// line before a line that would be kept. The file then is as it was.
+    /// If the file cannot be read or replaced, if it is no metrics log, or if there is something other than a
+    /// metrics line before a line that would be kept. The file then is as it was.
     pub fn resume(path: &Path, first_step: u64) -> Result<ResumedLog> {
         let bytes = match fs::read(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -174,11 +175,13 @@ impl MetricsLog {
     ///
     /// # Errors
     ///
-    /// If writing fails. No line is lost: the file keeps whole lines, and the next flush tries again with the rest.
+    /// If writing fails. No line is lost: the file keeps whole lines, and the next flush tries again with the
+    /// rest.
     pub fn flush(&mut self) -> Result<()> {
         self.written_at = Instant::now();
         if let Err(e) = self.file.write_all(&self.waiting) {
-            // Part of a line may be in the file. Should it not go away either, the first error is the one to report.
+            // Part of a line may be in the file. Should it not go away either, the first error is the one to
+            // report.
             let _ = self.file.set_len(self.n_written);
             return Err(Error::io("write the metrics log", &self.path, e));
         }

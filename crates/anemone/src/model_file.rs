@@ -4,8 +4,10 @@
 //! | --- | --- | --- |
 //! | `NAME.mil` | the text | its folder |
 //! | `NAME.mlmodelc/` | the text `model.mil` in it | the folder itself |
-//! | `NAME.mlpackage/` | the protobuf that `Manifest.json` names, `Data/com.apple.CoreML/model.mlmodel` by custom | the folder of that file |
+//! | `NAME.mlpackage/` | the protobuf that `Manifest.json` names | the folder of that file |
 //! | `NAME.mlmodel` | the protobuf | its folder |
+//!
+//! The protobuf of a package is `Data/com.apple.CoreML/model.mlmodel` by custom.
 //!
 //! Weights files are mapped into memory, never copied, and must not be changed while the model is in use.
 

@@ -69,8 +69,8 @@ pub struct Outputs {
 /// A finished graph.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// From [`INPUT`], [`TARGET`] and the parameters to loss and prediction, in this order; all of it fp32 but for an
-    /// input of tokens and a target of classes, which are int32.
+    /// From [`INPUT`], [`TARGET`] and the parameters to loss and prediction, in this order; all of it fp32 but for
+    /// an input of tokens and a target of classes, which are int32.
     pub program: Program,
     /// The parameters with the names of their inputs.
     pub params: Vec<(ParamSpec, String)>,
@@ -123,8 +123,8 @@ impl Graph {
         self.declare(ParamSpec { trainable, ..ParamSpec::new(name, shape, init) })
     }
 
-    /// Declares a parameter of one number a channel `[1, n_channels, 1, 1]`, which weight decay leaves alone: a bias,
-    /// the scale of a norm.
+    /// Declares a parameter of one number a channel `[1, n_channels, 1, 1]`, which weight decay leaves alone: a
+    /// bias, the scale of a norm.
     ///
     /// # Errors
     ///

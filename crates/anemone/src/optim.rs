@@ -185,8 +185,8 @@ fn zeros(specs: &[ParamSpec], remembers: impl Fn(usize) -> bool) -> Vec<Vec<f32>
     specs.iter().enumerate().map(zeros).collect()
 }
 
-/// The sum of the squares, which for f32 numbers no f64 overflows at: it is finite if and only if they all are. The
-/// same with any number of threads.
+/// The sum of the squares, which for f32 numbers no f64 overflows at: it is finite if and only if they all are.
+/// The same with any number of threads.
 pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
     let n_pieces = x.len().div_ceil(PIECE);
     if n_pieces < 2 {

@@ -17,7 +17,8 @@ pub struct Stats {
     pub copy_s: f64,
     /// Time in the host's part of steps.
     pub host_s: f64,
-    /// Time of the host in work that nothing but gradients needs, most of it the products that give those of weights.
+    /// Time of the host in work that nothing but gradients needs, most of it the products that give those of
+    /// weights.
     pub gradients_s: f64,
     /// The part of it that was done while the device worked, and so is in `device_s`.
     pub gradients_hidden_s: f64,

@@ -53,8 +53,8 @@ impl PartialEq for NamedTensor {
     }
 }
 
-/// Writes `tensors` as F32 to `path`, in their order, with `metadata`; a file that is there is replaced in one step.
-/// Equal arguments give equal bytes.
+/// Writes `tensors` as F32 to `path`, in their order, with `metadata`; a file that is there is replaced in one
+/// step. Equal arguments give equal bytes.
 ///
 /// # Errors
 ///
@@ -152,7 +152,8 @@ impl<'a> Encoded<'a> {
     }
 }
 
-/// The tensors and the metadata of a safetensors file, or why it has none. Takes memory only for what `bytes` holds.
+/// The tensors and the metadata of a safetensors file, or why it has none. Takes memory only for what `bytes`
+/// holds.
 pub(crate) fn decode(bytes: &[u8]) -> Result<(Vec<NamedTensor>, BTreeMap<String, String>), String> {
     let (n_header, header) =
         SafeTensors::read_metadata(bytes).map_err(|e| format!("not a safetensors file, or a damaged one: {e}"))?;

@@ -11,7 +11,8 @@ use support::{Run, open, run, run_from, small, suite, tiny};
 
 const OPERAND: (Strategy, bool) = (Strategy::Operand, false);
 
-/// The preset `tiny` for 1000 steps; much later its learning rate makes the loss of any arithmetic rise for a while.
+/// The preset `tiny` for 1000 steps; much later its learning rate makes the loss of any arithmetic rise for a
+/// while.
 fn run_tiny(arithmetic: Arithmetic, scale: f32) -> Run {
     let mut config = tiny(1000, OPERAND);
     config.device.arithmetic = arithmetic;
@@ -25,8 +26,8 @@ fn tiny_loses_gradients_without_a_loss_scale_and_trains_with_one() {
     let bare = run_tiny(Arithmetic::Engine, 1.0);
     let scaled = run_tiny(Arithmetic::Engine, 1024.0);
     let at = |run: &Run, step: usize| run.steps[step].loss;
-    // The first products of weights and gradients are below 2^-16: the loss stays where it began, while it falls to a
-    // quarter otherwise.
+    // The first products of weights and gradients are below 2^-16: the loss stays where it began, while it falls
+    // to a quarter otherwise.
     assert!(at(&bare, 150) > 0.99 * at(&bare, 0), "{}", at(&bare, 150));
     assert!(at(&ieee, 150) < 0.25 * at(&ieee, 0) && at(&scaled, 150) < 0.25 * at(&scaled, 0));
     // Later it gets going, and stalls: in the last 250 steps it falls by less than a twentieth.

@@ -1,6 +1,6 @@
 //! Gradients of layers and whole models, by the reference interpreter and by a step on the device, against
-//! `fixtures/gradients.safetensors`, which `fixtures/gradients.py` computed in f64 with JAX from models of its own;
-//! `fixtures/gradients_transformers.py` compares those of transformers with what PyTorch computes.
+//! `fixtures/gradients.safetensors`, which `fixtures/gradients.py` computed in f64 with JAX from models of its
+//! own; `fixtures/gradients_transformers.py` compares those of transformers with what PyTorch computes.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! What layers say of inputs that do not fit, losses at the edge of what they are defined for, and which parameters
-//! are trained.
+//! What layers say of inputs that do not fit, losses at the edge of what they are defined for, and which
+//! parameters are trained.
 
 use anemone::data::IGNORE;
 use anemone::mil::builder::Value;

@@ -1,5 +1,5 @@
-//! Whole models, read from their files and run by the reference interpreter, agree with what PyTorch and ONNX Runtime
-//! computed.
+//! Whole models, read from their files and run by the reference interpreter, agree with what PyTorch and ONNX
+//! Runtime computed.
 //!
 //! The models are not part of the project. `ANEMONE_SHARED` names the folder that has them; without it these tests
 //! say so and check nothing.
@@ -120,8 +120,8 @@ fn models_agree_with_pytorch_from_text_and_package() {
     assert!(n >= 24, "{n} files");
 }
 
-/// The bundles of Silero VAD's 32 ms variants, each in its second revision: that is the one which pads the end of a
-/// chunk by reflection, as the reference does.
+/// The bundles of Silero VAD's 32 ms variants, each in its second revision: that is the one which pads the end of
+/// a chunk by reflection, as the reference does.
 fn silero_bundles(corpus: &Path) -> BTreeMap<String, PathBuf> {
     let table = std::fs::read_to_string(corpus.join("SOURCES.tsv")).unwrap();
     let mut bundles = BTreeMap::new();
@@ -143,7 +143,8 @@ fn silero_vad_hears_what_the_reference_hears() {
     };
     let arrays = read_npz(&io);
     let (chunks, expected) = (&arrays["chunks"], arrays["prob"].to_f64s());
-    // The reference interpreter is slow, and without optimization slower still. Speech begins in the eleventh chunk.
+    // The reference interpreter is slow, and without optimization slower still. Speech begins in the eleventh
+    // chunk.
     let n_chunks = if cfg!(debug_assertions) { 24 } else { expected.len() };
     let bundles = silero_bundles(&corpus);
     assert_eq!(bundles.len(), 8);

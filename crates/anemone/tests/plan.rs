@@ -1,5 +1,5 @@
-//! What runs where: programs are shared, split, refused and counted as the device's rules ask for, and the numbers stay
-//! the same.
+//! What runs where: programs are shared, split, refused and counted as the device's rules ask for, and the numbers
+//! stay the same.
 
 use anemone::config::{Config, NonFinite, Place, Strategy};
 use anemone::data::{Data, Part};

@@ -48,8 +48,9 @@ fn operand_and_baked_weights_agree_on_every_preset() {
     for &name in PRESETS {
         let (operand, baked) = (run(&preset(name, Strategy::Operand)), run(&preset(name, Strategy::Baked)));
         if name == "digits-convnet" {
-            // Passed kernels are 1x1 ones, so that the gradient of an image is summed from nine parts, each rounded to
-            // fp16; the engine's convolution rounds their sum. No loss is further off than by one rounding.
+            // Passed kernels are 1x1 ones, so that the gradient of an image is summed from nine parts, each
+            // rounded to fp16; the engine's convolution rounds their sum. No loss is further off than by one
+            // rounding.
             let found = deviation(&operand, &baked);
             assert!(found < 2f32.powi(-11), "{name}: {found}");
         } else {

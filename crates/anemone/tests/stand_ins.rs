@@ -1,8 +1,8 @@
 //! The driver of the Neural Engine against stand-ins for Apple's classes that were written apart from it, through
 //! real message sends on GNUstep. `ANEMONE_STAND_INS` is the path of their library.
 //!
-//! They compute one kind of program only: one input, a cast, a 1x1 convolution, one output, `program(1.0)`. The process
-//! of these tests needs more compiles than theirs has: `ANE_STANDIN_LIMIT=1000`.
+//! They compute one kind of program only: one input, a cast, a 1x1 convolution, one output, `program(1.0)`. The
+//! process of these tests needs more compiles than theirs has: `ANE_STANDIN_LIMIT=1000`.
 #![allow(clippy::print_stderr)] // Says why it is skipped.
 
 mod support;

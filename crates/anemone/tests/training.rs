@@ -18,7 +18,8 @@ const BAKED: (Strategy, bool) = (Strategy::Baked, false);
 const OVERLAP: (Strategy, bool) = (Strategy::Baked, true);
 
 /// The software engine sums a convolution's and a matrix product's terms in the order of the input channels, both
-/// from the same weights rounded to fp16 once. So the two strategies differ in nothing that could show, bit for bit.
+/// from the same weights rounded to fp16 once. So the two strategies differ in nothing that could show, bit for
+/// bit.
 #[test]
 fn operand_and_baked_weights_give_the_same_bits() {
     let (operand, baked) = (run(&tiny(500, OPERAND)), run(&tiny(500, BAKED)));
@@ -305,8 +306,8 @@ impl Data for Gusts {
     }
 }
 
-/// An optimizer's memory of the updates it made must not grow by those left out, when it is saved as little as when
-/// it is not.
+/// An optimizer's memory of the updates it made must not grow by those left out, when it is saved as little as
+/// when it is not.
 #[test]
 fn updates_left_out_are_not_counted_and_resume_bit_for_bit() {
     for optimizer in ["kind = \"sgd\"\nmomentum = 0.9", "kind = \"adamw\""] {

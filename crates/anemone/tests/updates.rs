@@ -133,7 +133,8 @@ const OPTIMIZERS: [(&str, f32); 4] = [
     ("kind = \"muon\"\nadamw = [\"fc2\"]\nadamw_lr = 1.0", 0.05),
 ];
 
-/// Everything that has a memory at once: optimizers, a loss scale that goes up and down, a schedule, the best so far.
+/// Everything that has a memory at once: optimizers, a loss scale that goes up and down, a schedule, the best so
+/// far.
 #[test]
 fn a_run_resumed_after_every_update_is_the_undisturbed_one_bit_for_bit() {
     for (optimizer, lr) in OPTIMIZERS {
@@ -247,8 +248,8 @@ fn as_many_small_batches_are_one_large_batch() {
     assert!(after < 0.9 * before, "{before} to {after}");
 }
 
-/// The gradient of `fc1.weight` of a network whose targets are tiny, so that what flows back through the device lies
-/// below the smallest number of fp16, 6e-8: as a step of plain descent at the learning rate 1 shows it.
+/// The gradient of `fc1.weight` of a network whose targets are tiny, so that what flows back through the device
+/// lies below the smallest number of fp16, 6e-8: as a step of plain descent at the learning rate 1 shows it.
 fn first_layer_step(loss_scale: LossScale) -> Vec<f32> {
     let mut config = small(1, OPERAND);
     config.train.lr = 1.0;

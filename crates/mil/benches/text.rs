@@ -1,6 +1,7 @@
 //! How fast MIL is read, checked and printed.
 //!
-//! `cargo bench --bench text` takes a generated program; with `MIL=model.mil` in the environment it takes that file.
+//! `cargo bench --bench text` takes a generated program; with `MIL=model.mil` in the environment it takes that
+//! file.
 
 use anemone_mil::ir::{DType, TensorType, Version};
 use anemone_mil::{Builder, Limits, Tensor, text, validate};

@@ -244,7 +244,8 @@ impl Builder {
     }
 }
 
-/// `buildInfo`, without which Apple's compiler refuses a program. The version is one that its compiler has written.
+/// `buildInfo`, without which Apple's compiler refuses a program. The version is one that its compiler has
+/// written.
 pub(crate) fn build_info() -> (String, Constant) {
     let string = || Box::new(Type::Tensor(TensorType::scalar(DType::String)));
     let pair = |k: &str, v: &str| (Literal::Tensor(Tensor::string(k)), Literal::Tensor(Tensor::string(v)));

@@ -21,7 +21,8 @@ pub struct Program {
 /// The version of the language in a program's header. It decides how scalars are spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
-    /// `program(1.0)`: scalars are spelled `tensor<int32, []>(1)`. Written for specifications below 9 (iOS 15 to 17).
+    /// `program(1.0)`: scalars are spelled `tensor<int32, []>(1)`. Written for specifications below 9 (iOS 15 to
+    /// 17).
     V1_0,
     /// `program(1.3)`: scalars are spelled `int32(1)`. Written for specification 9 (iOS 18).
     V1_3,

@@ -26,8 +26,8 @@ impl Site<'_> {
     }
 }
 
-/// The main function with the convolutions that `which` gives something for replaced by what `replace` makes of them,
-/// unless that is nothing.
+/// The main function with the convolutions that `which` gives something for replaced by what `replace` makes of
+/// them, unless that is nothing.
 fn rewrite<T>(
     program: &ValidProgram,
     which: impl Fn(&ValidFunction, &ValidCall) -> Option<T>,

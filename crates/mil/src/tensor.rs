@@ -69,7 +69,8 @@ impl Tensor {
         Tensor { dtype, shape: shape.to_vec(), data: Data::Float(elements.into()) }
     }
 
-    /// A tensor of integers or booleans, each wrapped to `dtype` (two's complement; `bool` is whether it is not 0).
+    /// A tensor of integers or booleans, each wrapped to `dtype` (two's complement; `bool` is whether it is not
+    /// 0).
     ///
     /// # Panics
     ///

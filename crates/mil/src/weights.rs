@@ -113,8 +113,8 @@ impl Weights {
         Weights::default()
     }
 
-    /// Adds the file that programs call `path`, `@model_path/weights/weight.bin` by custom, in the place of one that
-    /// had that path. `bytes` is kept as it is, not copied: a `Vec<u8>`, an `Arc<[u8]>`, a memory map.
+    /// Adds the file that programs call `path`, `@model_path/weights/weight.bin` by custom, in the place of one
+    /// that had that path. `bytes` is kept as it is, not copied: a `Vec<u8>`, an `Arc<[u8]>`, a memory map.
     ///
     /// # Errors
     ///

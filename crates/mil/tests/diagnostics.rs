@@ -1,4 +1,5 @@
-//! What the parser says to common mistakes, as a person sees it. `UPDATE_EXPECT=1 cargo test` writes the texts anew.
+//! What the parser says to common mistakes, as a person sees it. `UPDATE_EXPECT=1 cargo test` writes the texts
+//! anew.
 
 use anemone_mil::line_column;
 use anemone_mil::text::parse;

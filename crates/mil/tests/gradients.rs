@@ -8,8 +8,8 @@ use anemone_mil::text::{parse, print};
 use anemone_mil::{Interpreter, Limits, Tensor, ValidProgram, Weights, validate};
 use std::collections::HashMap;
 
-/// `loss = mean((W2 silu(a) + b)^2)` where `a, b = split(softmax(W1 x) x)`: branches, an op with two outputs, and a
-/// value that the forward part returns.
+/// `loss = mean((W2 silu(a) + b)^2)` where `a, b = split(softmax(W1 x) x)`: branches, an op with two outputs, and
+/// a value that the forward part returns.
 fn model() -> ValidProgram {
     let mut b = Builder::new(Version::V1_3);
     let ty = |shape: &[usize]| TensorType::new(DType::Fp32, shape);

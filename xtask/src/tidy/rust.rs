@@ -1,14 +1,19 @@
-//! The rules of every Rust file: the opening sentence, nothing unfinished, no test asleep, `unsafe` explained.
+//! The rules of every Rust file: the opening sentence, comments as wide as code, nothing unfinished, no test
+//! asleep, `unsafe` explained.
 
 use super::tokens::{Kind, Token, macros};
 use super::{File, Finding, Rule};
 use proc_macro2::Delimiter;
+
+/// `max_width` in `rustfmt.toml`, which holds for code alone.
+const MAX_WIDTH: usize = 115;
 
 const PLACEHOLDERS: [&str; 3] = ["todo", "unimplemented", "dbg"];
 
 pub(super) fn check(file: &File, tokens: &[Token]) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(opening_sentence(file));
+    findings.extend(wide_comments(file));
     for (name, token) in macros(tokens).filter(|(name, _)| PLACEHOLDERS.contains(name)) {
         let remedy = match name {
             "dbg" => "remove it",
@@ -33,6 +38,19 @@ fn opening_sentence(file: &File) -> Option<Finding> {
             "say in one what the file is for",
         )
     })
+}
+
+/// Lines of comments, those of documentation too, that are wider than code may be.
+fn wide_comments(file: &File) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, line) in file.text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("//")) {
+        let width = line.chars().count();
+        if width > MAX_WIDTH {
+            let what = format!("a comment of {width} columns, expected at most {MAX_WIDTH}");
+            findings.push(file.finding(Rule::CommentWidth, index + 1, what, "wrap it"));
+        }
+    }
+    findings
 }
 
 /// `#[ignore]`, also with a reason or under `cfg_attr`.
@@ -111,6 +129,17 @@ mod tests {
         {
             assert_eq!(found(text), [(Rule::OpeningSentence, 1)], "{text}");
         }
+    }
+
+    #[test]
+    fn comments_are_as_wide_as_code() {
+        let comment = |mark: &str, width: usize| format!("{mark} {}", "\u{e9}".repeat(width - mark.len() - 1));
+        for mark in ["//", "///", "//!", "    //"] {
+            let found = |width| found_below(&format!("fn f() {{}}\n{}\nfn g() {{}}", comment(mark, width)));
+            assert_eq!(found(MAX_WIDTH), [], "{mark}");
+            assert_eq!(found(MAX_WIDTH + 1), [(Rule::CommentWidth, 3)], "{mark}");
+        }
+        assert_eq!(found_below(&format!("const X: &str = \"{}\";", "x".repeat(200))), []);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 /// A file above this many lines is two files.
 const MAX_LINES: usize = 800;
 
-/// A pattern that no line may match. Patterns are put together from pieces, so that this file does not hold what it
-/// looks for.
+/// A pattern that no line may match. Patterns are put together from pieces, so that this file does not hold what
+/// it looks for.
 struct Ban {
     rule: Rule,
     pattern: Regex,

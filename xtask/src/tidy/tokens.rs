@@ -41,7 +41,8 @@ pub(super) fn read(file: &File) -> Result<Vec<Token>, usize> {
     Ok(tokens)
 }
 
-/// Whether a file holds tests, examples or benchmarks by its place, as Cargo and `#[cfg(test)] mod tests;` have it.
+/// Whether a file holds tests, examples or benchmarks by its place, as Cargo and `#[cfg(test)] mod tests;` have
+/// it.
 fn is_test_file(path: &str) -> bool {
     path.ends_with("/tests.rs") || path.split('/').any(|part| ["tests", "benches", "examples"].contains(&part))
 }

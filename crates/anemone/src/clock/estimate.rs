@@ -74,8 +74,8 @@ impl Counts {
     /// What a run does if nothing fails and nothing ends it early, with so many programs and a budget of so many
     /// compiles a process.
     ///
-    /// This is the trainer's order of events: what is compiled in the background at the end of one batch is used from
-    /// the end of the next, and a process is replaced where the budget would not suffice for what comes.
+    /// This is the trainer's order of events: what is compiled in the background at the end of one batch is used
+    /// from the end of the next, and a process is replaced where the budget would not suffice for what comes.
     pub fn planned(train: &TrainConfig, weights: &WeightsConfig, n_programs: u64, budget: u64) -> Counts {
         let is_baked = weights.strategy == Strategy::Baked;
         let overlaps = is_baked && weights.overlap;

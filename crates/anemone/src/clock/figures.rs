@@ -1,8 +1,8 @@
 //! The figures: rows of quantity, chip, value, grade and source.
 //!
-//! Projects are named as in the field: maderix/ANE and its pull requests, rane, lil-bro (a fork of maderix's dynamic
-//! trainer), ANEForge, Orion and its fork by HiQS-Labs, qwen-ane, rustane. Where an author gives several numbers, the
-//! source says which was taken and why.
+//! Projects are named as in the field: maderix/ANE and its pull requests, rane, lil-bro (a fork of maderix's
+//! dynamic trainer), ANEForge, Orion and its fork by HiQS-Labs, qwen-ane, rustane. Where an author gives several
+//! numbers, the source says which was taken and why.
 
 use super::Quantity::*;
 use super::{Quantity, Row};
@@ -13,12 +13,12 @@ const fn row(quantity: Quantity, chip: Chip, value: f64, grade: Grade, source: &
     Row { quantity, chip, value, grade, source }
 }
 
-/// Bytes of the weights that the static Stories110M programs have compiled in: 12 layers of 7,077,888 weights, once for
-/// the forward and once for the backward pass, in fp16.
+/// Bytes of the weights that the static Stories110M programs have compiled in: 12 layers of 7,077,888 weights,
+/// once for the forward and once for the backward pass, in fp16.
 const STORIES_BYTES: f64 = 12.0 * 7_077_888.0 * 2.0 * 2.0;
 
-/// What of a compile of the 72 static Stories110M programs is due to their weights, as bytes a second: what remains
-/// beside the M4's 55 ms for four programs of the tiny job, loads included.
+/// What of a compile of the 72 static Stories110M programs is due to their weights, as bytes a second: what
+/// remains beside the M4's 55 ms for four programs of the tiny job, loads included.
 const fn compiled_weights(total_s: f64) -> f64 {
     STORIES_BYTES / (total_s - 72.0 * 13.75e-3)
 }

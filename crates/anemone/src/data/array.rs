@@ -25,9 +25,9 @@ pub struct Array {
 }
 
 impl Array {
-    /// Reads the array at `path`, which may be compressed by gzip. The format is told from the content; what no other
-    /// format claims is CSV if the path ends in `.csv`. An array in a `.npz` archive of several is named after a `#`:
-    /// `mnist.npz#x_train`. `header` says whether the first row of a CSV file names its columns.
+    /// Reads the array at `path`, which may be compressed by gzip. The format is told from the content; what no
+    /// other format claims is CSV if the path ends in `.csv`. An array in a `.npz` archive of several is named
+    /// after a `#`: `mnist.npz#x_train`. `header` says whether the first row of a CSV file names its columns.
     ///
     /// # Errors
     ///
@@ -56,7 +56,8 @@ impl Array {
         self.shape.iter().skip(1).product()
     }
 
-    /// Takes out the column that the header, or failing that the number (from 0), names; what is left is of rank 2.
+    /// Takes out the column that the header, or failing that the number (from 0), names; what is left is of
+    /// rank 2.
     ///
     /// # Errors
     ///

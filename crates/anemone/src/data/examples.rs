@@ -29,8 +29,8 @@ pub enum Held {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// Here and there: the last ones of epoch 0's [permutation](super::order) of all examples by seed 0, whatever the
-    /// seed of the run is, so that runs can be compared.
+    /// Here and there: the last ones of epoch 0's [permutation](super::order) of all examples by seed 0, whatever
+    /// the seed of the run is, so that runs can be compared.
     #[default]
     Scattered,
     /// The last ones.
@@ -49,8 +49,8 @@ pub struct ExamplesOptions {
     pub image: Option<[usize; 3]>,
     /// What inputs are multiplied by.
     pub scale: f32,
-    /// Whether inputs are shifted and scaled to a mean of 0 and a variance of 1 over the training part: each value of
-    /// a column, each channel of an image. What never varies becomes 0.
+    /// Whether inputs are shifted and scaled to a mean of 0 and a variance of 1 over the training part: each value
+    /// of a column, each channel of an image. What never varies becomes 0.
     pub standardize: bool,
     /// Examples in a batch.
     pub batch: usize,
@@ -60,8 +60,9 @@ pub struct ExamplesOptions {
 
 /// Examples in memory.
 ///
-/// A batch of the training part has the next examples of the endless sequence of epochs. The validation part comes in
-/// order; its last batch is filled up with inputs of 0 and targets of [`IGNORE`], or left out where targets are numbers.
+/// A batch of the training part has the next examples of the endless sequence of epochs. The validation part comes
+/// in order; its last batch is filled up with inputs of 0 and targets of [`IGNORE`], or left out where targets are
+/// numbers.
 pub struct Examples {
     input: TensorType,
     target: TensorType,

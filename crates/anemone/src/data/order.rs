@@ -1,8 +1,8 @@
-//! Which examples and windows a batch has: functions of the seed and the index alone, so that no position has to be
-//! kept and no generator moved along.
+//! Which examples and windows a batch has: functions of the seed and the index alone, so that no position has to
+//! be kept and no generator moved along.
 //!
-//! All numbers come from SplitMix64, whose output `k` (from 0) for a seed `s` can be computed directly. In Python, with
-//! `N` rows in a batch, a training part of `n` tokens or examples and windows of `S` tokens:
+//! All numbers come from SplitMix64, whose output `k` (from 0) for a seed `s` can be computed directly. In Python,
+//! with `N` rows in a batch, a training part of `n` tokens or examples and windows of `S` tokens:
 //!
 //! ```python
 //! M = 2**64 - 1
@@ -18,7 +18,8 @@
 //! # Tokens: where the window of row r in batch i begins, in the training part.
 //! offset = lambda seed, i, r: bits(key(seed), i * N + r) * (n - S) >> 64
 //!
-//! # Examples: the order in epoch e. Batch i has the examples i N to i N + N - 1 of all epochs, one after the other.
+//! # Examples: the order in epoch e. Batch i has the examples i N to i N + N - 1 of all epochs, one after
+//! # the other.
 //! def permutation(seed, e, n):
 //!     p, s = list(range(n)), bits(key(seed), e)
 //!     for j in range(n - 1, 0, -1):
@@ -48,7 +49,8 @@ impl Order {
 
     /// The draw of that number, in `0..n`.
     ///
-    /// The product's upper half stands for the remainder of a division; it favours no number by more than `n / 2^64`.
+    /// The product's upper half stands for the remainder of a division; it favours no number by more than
+    /// `n / 2^64`.
     pub fn draw(&self, number: u64, n: u64) -> u64 {
         below(nth(self.key, number).bits(), n)
     }

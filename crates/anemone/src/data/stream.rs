@@ -13,8 +13,8 @@ pub struct StreamOptions {
     pub batch: usize,
     /// Tokens in a window.
     pub length: usize,
-    /// The fraction of the tokens, rounded down, that is held back for validation, from the end; where there are other
-    /// tokens for validation it is not looked at.
+    /// The fraction of the tokens, rounded down, that is held back for validation, from the end; where there are
+    /// other tokens for validation it is not looked at.
     pub validation: f64,
     /// The seed of the windows.
     pub seed: u64,
@@ -22,9 +22,9 @@ pub struct StreamOptions {
 
 /// A stream of tokens, in batches of windows.
 ///
-/// Windows of the training part begin anywhere, by chance (see [`order`](super::order)). Those of the validation part
-/// stand one after the other, so that each token of it but the first is a target once; what is missing to the last
-/// window and to the last batch has inputs of 0 and targets of [`IGNORE`].
+/// Windows of the training part begin anywhere, by chance (see [`order`](super::order)). Those of the validation
+/// part stand one after the other, so that each token of it but the first is a target once; what is missing to the
+/// last window and to the last batch has inputs of 0 and targets of [`IGNORE`].
 pub struct Stream {
     /// The tokens, and where validation tokens are others, those.
     tokens: Vec<Tokens>,
@@ -84,8 +84,8 @@ impl Stream {
         self.validation.len().saturating_sub(1).div_ceil(self.length)
     }
 
-    /// The tokens of a window and the one after it: which run, and where in it. In the training part there are always
-    /// as many as a window needs.
+    /// The tokens of a window and the one after it: which run, and where in it. In the training part there are
+    /// always as many as a window needs.
     fn window(&self, part: Part, row: u64) -> (&Tokens, Range<usize>) {
         match part {
             Part::Train => {

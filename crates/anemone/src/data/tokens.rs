@@ -11,8 +11,8 @@ use std::path::Path;
 /// How tokens stand in a file; all little-endian.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TokenFormat {
-    /// llm.c's (`dev/data/data_common.py`): 256 int32, of which the first are 20240520, 1 and the number of tokens, then
-    /// tokens of 16 bits; or 20240801, 7 and the number, then tokens of 32 bits.
+    /// llm.c's (`dev/data/data_common.py`): 256 int32, of which the first are 20240520, 1 and the number of
+    /// tokens, then tokens of 16 bits; or 20240801, 7 and the number, then tokens of 32 bits.
     #[default]
     #[serde(rename = "llm.c")]
     LlmC,

@@ -1,8 +1,8 @@
 //! The Neural Engine, driven through the private classes of `AppleNeuralEngine.framework`.
 //!
-//! [`program`] brings a program into the form that the engine takes and runs anywhere. The rest exists on macOS, and
-//! with the feature `gnustep` elsewhere, where tests put stand-ins in the place of Apple's classes. Without either,
-//! [`AppleDevice::open`] says why there is no engine.
+//! [`program`] brings a program into the form that the engine takes and runs anywhere. The rest exists on macOS,
+//! and with the feature `gnustep` elsewhere, where tests put stand-ins in the place of Apple's classes. Without
+//! either, [`AppleDevice::open`] says why there is no engine.
 
 #[cfg(not(any(target_os = "macos", feature = "gnustep")))]
 mod absent;
@@ -53,8 +53,8 @@ pub struct Options {
     /// How programs with several inputs get them.
     pub inputs: ProgramInputs,
     /// Whether a program that was compiled before gets new weights by the donor patch instead of a compile. The
-    /// device tries it on a known answer when it is opened; where that comes out wrong it goes on compiling, and its
-    /// name says so.
+    /// device tries it on a known answer when it is opened; where that comes out wrong it goes on compiling, and
+    /// its name says so.
     pub donor_patch: bool,
     /// Whether a last axis that is no multiple of 32 elements is padded, and the program refused if it cannot be.
     /// Without padding, rows lie densely, as the field's first such programs have them.
@@ -91,8 +91,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The form of the field's first training program: `program(1.0)`, fp32 inputs and outputs with casts where the
-    /// program has them, nothing padded, surfaces as large as their tensor.
+    /// The form of the field's first training program: `program(1.0)`, fp32 inputs and outputs with casts where
+    /// the program has them, nothing padded, surfaces as large as their tensor.
     pub fn plain() -> Options {
         Options {
             version: Some(Version::V1_0),

@@ -21,8 +21,8 @@ const N_STEPS: u64 = 20;
 /// kernel of zeros, of stale weights or of swapped operands is off by far more.
 const LOSS_TOLERANCE: f32 = 0.02;
 
-/// Sizes of the linear layer with the known answer: channels in, channels out, columns. The columns are no multiple
-/// of 32, so that padding is tried too.
+/// Sizes of the linear layer with the known answer: channels in, channels out, columns. The columns are no
+/// multiple of 32, so that padding is tried too.
 const SIZES: [usize; 3] = [64, 32, 48];
 
 /// What was found out.
@@ -192,8 +192,8 @@ fn training(strategy: Strategy, how: &str) -> String {
     format!("{N_STEPS} steps of training, weights {strategy:?}{how}").to_lowercase()
 }
 
-/// A layer whose numbers are exact in any order of summation, with two sets of weights one after the other, so that
-/// a device that keeps the old ones is found out.
+/// A layer whose numbers are exact in any order of summation, with two sets of weights one after the other, so
+/// that a device that keeps the old ones is found out.
 pub(crate) fn linear_layer(device: &dyn Device, io: Io) -> Result<String> {
     let [n_in, n_out, n_columns] = SIZES;
     let x = |c: usize, s: usize| ((c + s) % 4) as f32;

@@ -178,8 +178,8 @@ impl Kernel for SoftKernel {
     }
 }
 
-/// Lets a buffer of the software engine hold these elements, not copied, until they are [given back](give_back); `false`
-/// if it is another device's, or of another size.
+/// Lets a buffer of the software engine hold these elements, not copied, until they are [given back](give_back);
+/// `false` if it is another device's, or of another size.
 pub(crate) fn lend(buffer: &mut dyn Buffer, elements: &Floats) -> bool {
     let any: &mut dyn std::any::Any = buffer;
     match any.downcast_mut::<SoftBuffer>() {

@@ -12,8 +12,8 @@ use anemone_mil::builder::Value;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// GPT-2 (Radford and others: Language models are unsupervised multitask learners, 2019): learned positions, layer norms
-/// before attention and MLP, queries, keys and values from one linear layer.
+/// GPT-2 (Radford and others: Language models are unsupervised multitask learners, 2019): learned positions, layer
+/// norms before attention and MLP, queries, keys and values from one linear layer.
 ///
 /// Parameters have Hugging Face's names, such as `transformer.h.0.attn.c_attn.weight`; linear layers keep their
 /// weights as `[outputs, inputs, 1, 1]`.

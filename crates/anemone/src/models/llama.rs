@@ -11,11 +11,11 @@ use anemone_mil::builder::Value;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Llama (Touvron and others, 2023): RMS norms, rotary positions, heads of keys and values that queries share, SwiGLU,
-/// no biases.
+/// Llama (Touvron and others, 2023): RMS norms, rotary positions, heads of keys and values that queries share,
+/// SwiGLU, no biases.
 ///
-/// Parameters have Hugging Face's names, such as `model.layers.0.self_attn.q_proj.weight`; linear layers keep their
-/// weights as `[outputs, inputs, 1, 1]`.
+/// Parameters have Hugging Face's names, such as `model.layers.0.self_attn.q_proj.weight`; linear layers keep
+/// their weights as `[outputs, inputs, 1, 1]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Llama {

@@ -55,8 +55,8 @@ impl Activation {
 }
 
 /// `W_down (silu(W_gate x) * W_up x)` (Shazeer: GLU variants improve transformer, 2020) over the channels of `x`
-/// `[N, C, 1, S]`, giving the same shape. Declares the linear layers `NAME.gate_proj` and `NAME.up_proj` to `n_hidden`
-/// channels, and `NAME.down_proj`, which begins with the weights `out`.
+/// `[N, C, 1, S]`, giving the same shape. Declares the linear layers `NAME.gate_proj` and `NAME.up_proj` to
+/// `n_hidden` channels, and `NAME.down_proj`, which begins with the weights `out`.
 ///
 /// # Errors
 ///

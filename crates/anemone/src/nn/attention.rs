@@ -6,12 +6,12 @@ use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
 use anemone_mil::ir::DType;
 
-/// What is added to the scores of keys that may not be seen: its exponential is 0 in fp32, and it is far enough from
-/// fp16's largest number for a score to be added.
+/// What is added to the scores of keys that may not be seen: its exponential is 0 in fp32, and it is far enough
+/// from fp16's largest number for a score to be added.
 const UNSEEN: f64 = -1e4;
 
-/// One way of tokens through a transformer: either all tokens of a run at once, each seeing itself and those before
-/// it, or one token after others whose keys and values are kept in caches.
+/// One way of tokens through a transformer: either all tokens of a run at once, each seeing itself and those
+/// before it, or one token after others whose keys and values are kept in caches.
 pub struct Pass {
     pub(super) place: Place,
     /// Added to the scores: `[1, 1, S, S]`, or `[1, 1, 1, n_positions + 1]` for one token.
@@ -157,8 +157,8 @@ impl Heads {
 }
 
 /// Attention with scaled dot products (Vaswani and others: Attention is all you need, 2017) of queries
-/// `[N, n_heads D, 1, S]` over keys and values `[N, n_kv_heads D, 1, S]`, giving `[N, n_heads D, 1, S]`. Each token
-/// sees what the pass lets it see.
+/// `[N, n_heads D, 1, S]` over keys and values `[N, n_kv_heads D, 1, S]`, giving `[N, n_heads D, 1, S]`. Each
+/// token sees what the pass lets it see.
 ///
 /// # Errors
 ///
@@ -208,8 +208,8 @@ pub fn attention(
     })
 }
 
-/// Rotary position embedding (Su and others: RoFormer, 2021) of queries or keys `[N, n_heads D, 1, S]`: channels `i` and
-/// `i + D / 2` of each head are turned by the angle `position theta^(-2 i / D)`.
+/// Rotary position embedding (Su and others: RoFormer, 2021) of queries or keys `[N, n_heads D, 1, S]`: channels
+/// `i` and `i + D / 2` of each head are turned by the angle `position theta^(-2 i / D)`.
 ///
 /// # Errors
 ///

@@ -28,7 +28,8 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// One whose output is as large as its input, if the kernel is odd: stride 1, the kernel's half as padding, a bias.
+    /// One whose output is as large as its input, if the kernel is odd: stride 1, the kernel's half as padding, a
+    /// bias.
     pub fn same(n_out: usize, kernel: usize) -> Conv2d {
         let init = Init::Uniform { bound: None };
         Conv2d { n_out, kernel, stride: 1, padding: kernel / 2, groups: 1, bias: true, init }

@@ -28,7 +28,8 @@ pub trait Decoder: Model {
     fn cache(&self) -> Result<CacheShape>;
 }
 
-/// What attention keeps of the tokens before: of each layer keys and values `[1, n_kv_heads, head_size, n_positions]`.
+/// What attention keeps of the tokens before: of each layer keys and values
+/// `[1, n_kv_heads, head_size, n_positions]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheShape {
     /// Attention layers.
@@ -43,9 +44,10 @@ pub struct CacheShape {
 #[derive(Clone, Debug)]
 pub struct BuiltDecoder {
     /// From [`TOKEN`] and [`POSITION`], int32 `[1, 1]` both, the caches `key_0`, `value_0`, `key_1`, ... and the
-    /// parameters, to the logits `[1, vocabulary, 1, 1]` and the token's columns `[1, n_kv_heads, head_size, 1]` in the
-    /// order of the caches. Whoever runs it writes each column into its cache, at the token's position, before the
-    /// next token. The first `position` columns count; the others may hold anything of the size of keys and values.
+    /// parameters, to the logits `[1, vocabulary, 1, 1]` and the token's columns `[1, n_kv_heads, head_size, 1]`
+    /// in the order of the caches. Whoever runs it writes each column into its cache, at the token's position,
+    /// before the next token. The first `position` columns count; the others may hold anything of the size of keys
+    /// and values.
     pub program: Program,
     /// The parameters with the names of their inputs.
     pub params: Vec<(ParamSpec, String)>,

@@ -7,8 +7,8 @@ use crate::params::Init;
 use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
 
-/// The vectors of `tokens` int32 `[N, S]`, channel-first: `[N, n_channels, 1, S]`. Declares the table `NAME.weight`
-/// `[n_tokens, n_channels]` and gives it too, for [`tied_classifier`].
+/// The vectors of `tokens` int32 `[N, S]`, channel-first: `[N, n_channels, 1, S]`. Declares the table
+/// `NAME.weight` `[n_tokens, n_channels]` and gives it too, for [`tied_classifier`].
 ///
 /// # Errors
 ///
@@ -34,8 +34,8 @@ pub fn embedding(
     })
 }
 
-/// A learned vector for each position of the pass, to be added to the tokens': `[1, n_channels, 1, S]`. Declares the
-/// table `NAME.weight` `[n_positions, n_channels]`.
+/// A learned vector for each position of the pass, to be added to the tokens': `[1, n_channels, 1, S]`. Declares
+/// the table `NAME.weight` `[n_positions, n_channels]`.
 ///
 /// # Errors
 ///
@@ -65,8 +65,8 @@ pub fn positions(
     })
 }
 
-/// The logits `[N, n_tokens, 1, S]` of `x` `[N, C, 1, S]`: its products with the vectors of the table `[n_tokens, C]`
-/// that an [`embedding`] has declared.
+/// The logits `[N, n_tokens, 1, S]` of `x` `[N, C, 1, S]`: its products with the vectors of the table
+/// `[n_tokens, C]` that an [`embedding`] has declared.
 ///
 /// # Errors
 ///

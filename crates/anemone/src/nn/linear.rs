@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `y = W x (+ b)` over the channels of `x` `[N, I, 1, S]`, giving `[N, n_out, 1, S]`. Declares `NAME.weight`
-/// `[n_out, I, 1, 1]` and, with a bias, `NAME.bias` `[1, n_out, 1, 1]`; where the graph is [adapted](Graph::adapt),
-/// the adapter's as well.
+/// `[n_out, I, 1, 1]` and, with a bias, `NAME.bias` `[1, n_out, 1, 1]`; where the graph is
+/// [adapted](Graph::adapt), the adapter's as well.
 ///
 /// # Errors
 ///
@@ -36,8 +36,8 @@ pub fn linear(g: &mut Graph, name: &str, x: Value, n_out: usize, bias: bool, ini
     })
 }
 
-/// The product of `weight` `[O, I, 1, 1]` with the channels of `x`. The call is named after its layer, and so are the
-/// programs cut from the graph.
+/// The product of `weight` `[O, I, 1, 1]` with the channels of `x`. The call is named after its layer, and so are
+/// the programs cut from the graph.
 pub(super) fn product(g: &mut Graph, name: &str, x: Value, weight: Value) -> Result<Value> {
     Ok(g.call("conv")
         .named(&name.replace('.', "_"))
@@ -49,10 +49,12 @@ pub(super) fn product(g: &mut Graph, name: &str, x: Value, weight: Value) -> Res
         .finish()?)
 }
 
-/// Low-rank adapters (Hu and others: LoRA, 2021): linear layers compute `W x + (alpha / rank) B A x` with `W` frozen.
+/// Low-rank adapters (Hu and others: LoRA, 2021): linear layers compute `W x + (alpha / rank) B A x` with `W`
+/// frozen.
 ///
 /// A layer `NAME` declares `NAME.lora_A.weight` `[rank, I, 1, 1]`, at first uniform as of any linear layer, and
-/// `NAME.lora_B.weight` `[O, rank, 1, 1]`, at first 0, so that training begins with what the frozen weights compute.
+/// `NAME.lora_B.weight` `[O, rank, 1, 1]`, at first 0, so that training begins with what the frozen weights
+/// compute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lora {

@@ -50,9 +50,9 @@ pub fn mse(g: &mut Graph, y: Value, target: Value) -> Result<Value> {
     Ok(g.reduce_mean(squares, &axes, false)?)
 }
 
-/// The mean of `-log softmax(logits)[target]`, the softmax taken over the channels of `logits` `[N, classes, 1, S]` or
-/// `[N, classes, S, 1]`, for `target` int32 `[N, S]`. Targets below 0, as [`IGNORE`](crate::data::IGNORE) is, do not count; where none
-/// counts, the loss is 0.
+/// The mean of `-log softmax(logits)[target]`, the softmax taken over the channels of `logits`
+/// `[N, classes, 1, S]` or `[N, classes, S, 1]`, for `target` int32 `[N, S]`. Targets below 0, as
+/// [`IGNORE`](crate::data::IGNORE) is, do not count; where none counts, the loss is 0.
 ///
 /// # Errors
 ///

@@ -7,8 +7,8 @@ use anemone_mil::Tensor;
 use anemone_mil::builder::Value;
 use anemone_mil::ir::DType;
 
-/// `w (x - mean) / sqrt(variance + epsilon) (+ b)`, mean and variance taken over the channels of `x` `[N, C, 1, S]` at
-/// each position. Declares `NAME.weight` `[1, C, 1, 1]` and, with a bias, `NAME.bias`.
+/// `w (x - mean) / sqrt(variance + epsilon) (+ b)`, mean and variance taken over the channels of `x`
+/// `[N, C, 1, S]` at each position. Declares `NAME.weight` `[1, C, 1, 1]` and, with a bias, `NAME.bias`.
 ///
 /// # Errors
 ///
@@ -33,8 +33,8 @@ pub fn layer_norm(g: &mut Graph, name: &str, x: Value, epsilon: f32, bias: bool)
     })
 }
 
-/// `w x / sqrt(mean(x^2) + epsilon)` (Zhang, Sennrich: Root mean square layer normalization, 2019), the mean taken over
-/// the channels of `x` `[N, C, 1, S]` at each position. Declares `NAME.weight` `[1, C, 1, 1]`.
+/// `w x / sqrt(mean(x^2) + epsilon)` (Zhang, Sennrich: Root mean square layer normalization, 2019), the mean taken
+/// over the channels of `x` `[N, C, 1, S]` at each position. Declares `NAME.weight` `[1, C, 1, 1]`.
 ///
 /// # Errors
 ///

@@ -26,8 +26,8 @@ const OWN_TOKENIZER: &str = "anemone-tokenizer.json";
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 impl Pretrained {
-    /// Reads a folder of Hugging Face's with a `GPT2LMHeadModel` or a `LlamaForCausalLM`, its weights in one or several
-    /// safetensors files of F32, F16 or BF16, and its `tokenizer.json` where there is one.
+    /// Reads a folder of Hugging Face's with a `GPT2LMHeadModel` or a `LlamaForCausalLM`, its weights in one or
+    /// several safetensors files of F32, F16 or BF16, and its `tokenizer.json` where there is one.
     ///
     /// # Errors
     ///
@@ -38,8 +38,8 @@ impl Pretrained {
         read(folder).map_err(|e| e.context(doing()))
     }
 
-    /// Writes such a folder, adapters merged into the weights. Norms and linear layers without biases get biases of 0
-    /// where `transformers` has no model without.
+    /// Writes such a folder, adapters merged into the weights. Norms and linear layers without biases get biases
+    /// of 0 where `transformers` has no model without.
     ///
     /// A tokenizer of the library `tokenizers` becomes `tokenizer.json`; one of anemone's own
     /// `anemone-tokenizer.json`, which [`Pretrained::from_hugging_face`] reads again.
@@ -154,7 +154,8 @@ fn is_of_base_gpt(name: &str) -> bool {
     ["wte.", "wpe.", "h.", "ln_f."].iter().any(|part| name.starts_with(part))
 }
 
-/// What is kept beside the parameters: masks and angles, and the classifier's weights where they are the embedding's.
+/// What is kept beside the parameters: masks and angles, and the classifier's weights where they are the
+/// embedding's.
 fn is_no_parameter(name: &str) -> bool {
     let ends = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
     name == "lm_head.weight" || ends.iter().any(|end| name.ends_with(end))

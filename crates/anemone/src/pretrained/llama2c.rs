@@ -8,8 +8,8 @@ use crate::models::Llama;
 use crate::weights_file::NamedTensor;
 use std::path::Path;
 
-/// The bytes of the header: `dim`, `hidden_dim`, `n_layers`, `n_heads`, `n_kv_heads`, `vocab_size` and `seq_len`, int32
-/// each.
+/// The bytes of the header: `dim`, `hidden_dim`, `n_layers`, `n_heads`, `n_kv_heads`, `vocab_size` and `seq_len`,
+/// int32 each.
 const N_HEADER_BYTES: usize = 28;
 /// What later formats of llama2.c begin with, `ak42`.
 const MAGIC: i32 = 0x616b_3432;
@@ -129,8 +129,8 @@ fn read(bytes: &[u8]) -> Result<(Llama, Vec<NamedTensor>), String> {
     Ok((model, weights))
 }
 
-/// Rows of queries or keys in another order: llama2.c turns the channels `2i` and `2i + 1` of a head by the angle by
-/// which [`rope`](crate::nn::rope) turns `i` and `i + head / 2`.
+/// Rows of queries or keys in another order: llama2.c turns the channels `2i` and `2i + 1` of a head by the angle
+/// by which [`rope`](crate::nn::rope) turns `i` and `i + head / 2`.
 fn halves(data: &[f32], head: usize, n_columns: usize) -> Vec<f32> {
     let mut turned = Vec::with_capacity(data.len());
     for head in data.chunks_exact(head * n_columns) {

@@ -3,8 +3,6 @@
 /// One copy of a box of elements.
 #[derive(Clone, Debug)]
 pub(super) struct Copy {
-    /// Which of the step's operands the elements come from.
-    pub(super) source: usize,
     /// Sizes of the box, outermost first.
     sizes: Vec<usize>,
     /// From one element to the next along each axis, in the source and in the result.
@@ -15,15 +13,14 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    /// The box of `sizes`, its first element at `from` in the source and `to` in the result. Axes that can be walked as
-    /// one are joined.
+    /// The box of `sizes`, its first element at `from` in the source and `to` in the result. Axes that can be
+    /// walked as one are joined.
     pub(super) fn new(
-        source: usize,
         sizes: &[usize],
         (from, from_steps): (usize, &[isize]),
         (to, to_steps): (usize, &[usize]),
     ) -> Copy {
-        let mut copy = Copy { source, sizes: vec![], from_steps: vec![], to_steps: vec![], from, to };
+        let mut copy = Copy { sizes: vec![], from_steps: vec![], to_steps: vec![], from, to };
         for ((&n, &f), &t) in sizes.iter().zip(from_steps).zip(to_steps) {
             if n == 1 {
                 continue;
@@ -40,11 +37,6 @@ impl Copy {
             }
         }
         copy
-    }
-
-    /// The same copy from another operand of its step.
-    pub(super) fn of_source(&self, source: usize) -> Copy {
-        Copy { source, ..self.clone() }
     }
 
     /// Whether it takes a run of elements as they lie, and where from.
@@ -119,6 +111,26 @@ pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
         out[i - 1] = out[i] * shape[i];
     }
     out
+}
+
+/// Steps as a copy takes them from its source, which it may also walk backwards.
+pub(super) fn signed(steps: Vec<usize>) -> Vec<isize> {
+    steps.into_iter().map(|s| s as isize).collect()
+}
+
+/// Where the matrices of `size` elements lie of an operand whose batch, of shape `own`, is broadcast to `batch`:
+/// the offset for each of the latter.
+pub(super) fn batch_offsets(own: &[usize], batch: &[usize], size: usize) -> Vec<usize> {
+    let steps = broadcast(own, batch);
+    let at = |mut i: usize| {
+        let mut at = 0;
+        for (&d, step) in batch.iter().zip(&steps).rev() {
+            at += i % d * step * size;
+            i /= d;
+        }
+        at
+    };
+    (0..batch.iter().product()).map(at).collect()
 }
 
 /// The steps of a dense tensor of shape `own` along the axes of `shape`, to which it is broadcast.

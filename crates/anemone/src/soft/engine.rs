@@ -1,7 +1,7 @@
 //! The second arithmetic of the software engine: what the Neural Engine is reported to compute.
 //!
-//! It holds for the fp16 ops of programs that a device compiles; [`RULES`](rules::RULES) says what it consists of, who
-//! measured it, and what of it is not known. Programs for the host are always in IEEE's arithmetic.
+//! It holds for the fp16 ops of programs that a device compiles; [`RULES`](rules::RULES) says what it consists of,
+//! who measured it, and what of it is not known. Programs for the host are always in IEEE's arithmetic.
 
 mod accumulate;
 mod conv;
@@ -26,7 +26,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Arithmetic {
-    /// As IEEE 754 has it: fp16 is what is stored, sums are in f32, and results are rounded to nearest, ties to even.
+    /// As IEEE 754 has it: fp16 is what is stored, sums are in f32, and results are rounded to nearest, ties to
+    /// even.
     #[default]
     Ieee,
     /// As the Neural Engine is reported to: sums in fixed point, ties away from zero, functions by tables; see

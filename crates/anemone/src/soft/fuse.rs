@@ -1,7 +1,8 @@
 //! Which functions of single elements become one chain.
 //!
-//! Chains stay open while a function is planned: calls of as many elements join the same chain, until a step needs one
-//! of its results. So chains are as long as they can be, and results that only the chain itself reads are never kept.
+//! Chains stay open while a function is planned: calls of as many elements join the same chain, until a step needs
+//! one of its results. So chains are as long as they can be, and results that only the chain itself reads are
+//! never kept.
 
 use super::copy::broadcast;
 use super::math::Gelu;
@@ -210,7 +211,7 @@ impl Planner<'_> {
             }
         }
         let fp16 = to == DType::Fp16;
-        let same = |op: &Op| op.f == f && op.args == sources && op.fp16 == fp16;
+        let same = |op: &Op| op.f.is(f) && op.args == sources && op.fp16 == fp16;
         let uses = self.uses[output.index()];
         let op = match open.ops.iter().position(same) {
             Some(op) => {

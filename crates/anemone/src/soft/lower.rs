@@ -1,6 +1,6 @@
 //! Which step an op becomes.
 
-use super::copy::{Copy, broadcast, strides};
+use super::copy::{Copy, batch_offsets, signed, strides};
 use super::gather::{Kind, Picks};
 use super::gemm::Gemm;
 use super::plan::{Held, Planner};
@@ -18,7 +18,8 @@ impl Planner<'_> {
     /// Plans a call by a step of its own; `None` if there is none for it.
     pub(super) fn fast(&mut self, call: &ValidCall) -> Option<()> {
         let mut ids = call.args.iter().flatten().flat_map(|a| a.ids()).chain(&call.outputs);
-        // Tensors without elements are left to the definition, but not for an argument such as the shape of a scalar.
+        // Tensors without elements are left to the definition, but not for an argument such as the shape of a
+        // scalar.
         if ids.any(|&id| self.n_elements(id) == 0 && self.constant(id).is_none()) {
             return None;
         }
@@ -34,7 +35,7 @@ impl Planner<'_> {
             "transpose" | "slice_by_index" | "slice_by_size" | "reverse" | "tile" => {
                 let x = self.arg(call, "x")?;
                 let copy = self.rearranged(call, x, output)?;
-                self.copies(&[(x, copy)], None, output)
+                self.copies(vec![(x, copy)], None, output)
             }
             "pad" => self.pad(call, output),
             "concat" => self.concat(call, output),
@@ -122,7 +123,7 @@ impl Planner<'_> {
     /// The one copy that an op is which takes elements of `x` by steps along its axes.
     fn rearranged(&self, call: &ValidCall, x: ValueId, output: ValueId) -> Option<Copy> {
         let (own, out) = (self.shape(x), self.shape(output));
-        let steps: Vec<isize> = strides(&own).into_iter().map(|s| s as isize).collect();
+        let steps = signed(strides(&own));
         let to = strides(&out);
         let args = self.args(call);
         let rank = own.len();
@@ -130,14 +131,14 @@ impl Planner<'_> {
             "transpose" => {
                 let perm = args.ints("perm").ok()??;
                 let from: Vec<isize> = perm.iter().map(|&p| steps[wrapped(p, rank)]).collect();
-                Copy::new(0, &out, (0, &from), (0, &to))
+                Copy::new(&out, (0, &from), (0, &to))
             }
             "reverse" => {
                 let axes = args.axes("axes", rank).ok()?;
                 let turned = |a: &usize| axes.contains(a);
                 let from: Vec<isize> = (0..rank).map(|a| if turned(&a) { -steps[a] } else { steps[a] }).collect();
                 let first: isize = (0..rank).filter(turned).map(|a| steps[a] * (own[a] as isize - 1)).sum();
-                Copy::new(0, &out, (first as usize, &from), (0, &to))
+                Copy::new(&out, (first as usize, &from), (0, &to))
             }
             "tile" => {
                 let reps = args.ints("reps").ok()??;
@@ -147,13 +148,13 @@ impl Planner<'_> {
                     from.extend([0, steps[axis]]);
                     targets.extend([to[axis] * own[axis], to[axis]]);
                 }
-                Copy::new(0, &sizes, (0, &from), (0, &targets))
+                Copy::new(&sizes, (0, &from), (0, &targets))
             }
             "slice_by_size" => {
                 let begin = args.ints("begin").ok()??;
                 args.optional("size")?;
                 let first: usize = (0..rank).map(|a| wrapped(begin[a], own[a]) * steps[a] as usize).sum();
-                Copy::new(0, &out, (first, &steps), (0, &to))
+                Copy::new(&out, (first, &steps), (0, &to))
             }
             _ => {
                 args.optional("begin").and(args.optional("end"))?;
@@ -185,18 +186,19 @@ impl Planner<'_> {
                     from.push(steps[axis] * stride[axis] as isize);
                 }
                 let to = strides(&sizes);
-                Copy::new(0, &sizes, (first, &from), (0, &to))
+                Copy::new(&sizes, (first, &from), (0, &to))
             }
         })
     }
 
     /// Plans copies from values into `output`, none if it is a run of elements that lie somewhere already.
-    fn copies(&mut self, copies: &[(ValueId, Copy)], fill: Option<f32>, output: ValueId) -> Option<()> {
-        let mut reads: Vec<Place> = Vec::new();
-        for (id, _) in copies {
-            reads.push(self.place(*id)?);
+    fn copies(&mut self, from: Vec<(ValueId, Copy)>, fill: Option<f32>, output: ValueId) -> Option<()> {
+        let (mut reads, mut copies) = (Vec::new(), Vec::new());
+        for (id, copy) in from {
+            reads.push(self.place(id)?);
+            copies.push(copy);
         }
-        if let ([(_, copy)], None) = (copies, fill)
+        if let ([copy], None) = (&copies[..], fill)
             && let Some(from) = copy.run_of()
         {
             let Place { kind, slot, range } = reads.pop()?;
@@ -205,7 +207,6 @@ impl Planner<'_> {
             self.held[output.index()] = Held::At(Place { kind, slot, range });
             return Some(());
         }
-        let copies = copies.iter().enumerate().map(|(i, (_, c))| c.of_source(i)).collect();
         let place = self.new_place(output)?;
         self.held[output.index()] = Held::At(place.clone());
         self.steps.push(Step {
@@ -228,9 +229,9 @@ impl Planner<'_> {
         let (pad, value) = (args.ints("pad").ok()??, args.float("constant_val").ok()? as f32);
         let lead = own.len() - pad.len() / 2;
         let first: usize = pad.chunks(2).enumerate().map(|(i, p)| p[0] as usize * to[lead + i]).sum();
-        let steps: Vec<isize> = strides(&own).into_iter().map(|s| s as isize).collect();
-        let copy = Copy::new(0, &own, (0, &steps), (first, &to));
-        self.copies(&[(x, copy)], Some(value), output)
+        let steps = signed(strides(&own));
+        let copy = Copy::new(&own, (0, &steps), (first, &to));
+        self.copies(vec![(x, copy)], Some(value), output)
     }
 
     fn concat(&mut self, call: &ValidCall, output: ValueId) -> Option<()> {
@@ -252,15 +253,15 @@ impl Planner<'_> {
                 (Held::Uniform(x), None) => fill = Some(*x),
                 (Held::Uniform(x), Some(y)) if x.to_bits() == f32::to_bits(y) => {}
                 _ => {
-                    let steps: Vec<isize> = strides(&own).into_iter().map(|s| s as isize).collect();
+                    let steps = signed(strides(&own));
                     let mut to = to.clone();
                     to[axis] *= if interleave { values.len() } else { 1 };
-                    copies.push((id, Copy::new(0, &own, (0, &steps), (first, &to))));
+                    copies.push((id, Copy::new(&own, (0, &steps), (first, &to))));
                 }
             }
             first += to[axis] * if interleave { 1 } else { size };
         }
-        self.copies(&copies, fill, output)
+        self.copies(copies, fill, output)
     }
 
     fn stack(&mut self, call: &ValidCall, output: ValueId) -> Option<()> {
@@ -272,25 +273,25 @@ impl Planner<'_> {
         let step = to.remove(axis);
         let copy = |(i, &id): (usize, &ValueId)| {
             let own = self.shape(id);
-            let steps: Vec<isize> = strides(&own).into_iter().map(|s| s as isize).collect();
-            (id, Copy::new(0, &own, (0, &steps), (i * step, &to)))
+            let steps = signed(strides(&own));
+            (id, Copy::new(&own, (0, &steps), (i * step, &to)))
         };
-        let copies: Vec<_> = values.iter().enumerate().map(copy).collect();
-        self.copies(&copies, None, output)
+        let copies = values.iter().enumerate().map(copy).collect();
+        self.copies(copies, None, output)
     }
 
     fn split(&mut self, call: &ValidCall) -> Option<()> {
         let x = self.arg(call, "x")?;
         let own = self.shape(x);
         let axis = self.args(call).axis("axis", own.len()).ok()?;
-        let steps: Vec<isize> = strides(&own).into_iter().map(|s| s as isize).collect();
+        let steps = signed(strides(&own));
         self.place(x)?;
         let mut first = 0;
         for &output in &call.outputs {
             let out = self.shape(output);
             if self.uses[output.index()] > 0 {
-                let copy = Copy::new(0, &out, (first, &steps), (0, &strides(&out)));
-                self.copies(&[(x, copy)], None, output)?;
+                let copy = Copy::new(&out, (first, &steps), (0, &strides(&out)));
+                self.copies(vec![(x, copy)], None, output)?;
             }
             first += out[axis] * steps[axis] as usize;
         }
@@ -468,19 +469,7 @@ impl Planner<'_> {
         let (m, k) = if transposed.0 { (columns, rows) } else { (rows, columns) };
         let n = ys[ys.len() - if transposed.1 { 2 } else { 1 }];
         let outer = self.shape(output);
-        let outer = &outer[..outer.len() - 2];
-        let offsets = |own: &[usize], size: usize| -> Vec<usize> {
-            let steps = broadcast(&own[..own.len() - 2], outer);
-            let at = |mut i: usize| {
-                let mut at = 0;
-                for (&d, s) in outer.iter().zip(&steps).rev() {
-                    at += i % d * s * size;
-                    i /= d;
-                }
-                at
-            };
-            (0..outer.iter().product()).map(at).collect()
-        };
+        let offsets = |own: &[usize], size| batch_offsets(&own[..own.len() - 2], &outer[..outer.len() - 2], size);
         let (at_x, at_y) = (offsets(&xs, m * k), offsets(&ys, k * n));
         let reads = vec![self.floats(x)?, self.floats(y)?];
         let mut shape = Gemm { m, k, n, transposed };
@@ -499,7 +488,8 @@ impl Planner<'_> {
         self.product(Product::new(shape, batch.into(), Start::Zero), reads, output)
     }
 
-    /// The call that does nothing but add up the products of a batch, and what it gives, if they are read by no other.
+    /// The call that does nothing but add up the products of a batch, and what it gives, if they are read by no
+    /// other.
     fn summed(&self, product: ValueId) -> Option<(usize, ValueId)> {
         let [reduce] = self.readers[product.index()][..] else { return None };
         let call = &self.f.body.calls[reduce];

@@ -1,9 +1,9 @@
 //! Functions of one f32, without branches so that loops over them become vector instructions, and without fused
 //! operations so that results are the same on every machine.
 //!
-//! Accuracy, as tested against f64 over the whole range: `exp` 2 units in the last place, `ln` 2, `tanh` 3, `erf` 3,
-//! `sigmoid` 3 (0 where the result would be subnormal), `softplus` 4, `exp_m1` 8. The polynomials interpolate the
-//! functions at Chebyshev's points.
+//! Accuracy, as tested against f64 over the whole range: `exp` 2 units in the last place, `ln` 2, `tanh` 3, `erf`
+//! 3, `sigmoid` 3 (0 where the result would be subnormal), `softplus` 4, `exp_m1` 8. The polynomials interpolate
+//! the functions at Chebyshev's points.
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, LOG2_E};
 
@@ -26,8 +26,8 @@ fn polynomial<const N: usize>(x: f32, c: [f32; N]) -> f32 {
 /// `e^x`.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Beyond these it is infinite or 0 all the same; NaN stays. Where it is 0, as under a mask, nothing may underflow on
-    // the way: CPUs take a hundred times as long for that.
+    // Beyond these it is infinite or 0 all the same; NaN stays. Where it is 0, as under a mask, nothing may
+    // underflow on the way: CPUs take a hundred times as long for that.
     let is_zero = x < -104.0;
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if is_zero { 0.0 } else { x };

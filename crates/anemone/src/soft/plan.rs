@@ -47,9 +47,9 @@ impl Plan {
         Plan::in_parts(f, weights, &[f.body.calls.len()])
     }
 
-    /// As [`new`](Plan::new), to be run in parts: the first of them is the first `ends[0]` calls, the next those up to
-    /// `ends[1]`, and so on. Inputs keep their values from part to part and from run to run, and may be written in
-    /// between.
+    /// As [`new`](Plan::new), to be run in parts: the first of them is the first `ends[0]` calls, the next those
+    /// up to `ends[1]`, and so on. Inputs keep their values from part to part and from run to run, and may be
+    /// written in between.
     ///
     /// # Errors
     ///
@@ -58,8 +58,8 @@ impl Plan {
         Planner::new(f, weights, Arithmetic::Ieee)?.plan(ends)
     }
 
-    /// As [`new`](Plan::new), for a device of this arithmetic, of whose inputs some stay the same for many runs: what is
-    /// laid out of an input alone is kept until that is written again.
+    /// As [`new`](Plan::new), for a device of this arithmetic, of whose inputs some stay the same for many runs:
+    /// what is laid out of an input alone is kept until that is written again.
     ///
     /// # Errors
     ///
@@ -136,15 +136,17 @@ impl Plan {
                 if memory.done[i] == version || (is_new && matches!(step.work, Work::Pack { is_lazy: true, .. })) {
                     continue;
                 }
-                memory.done[i] = version;
             }
             step.run(memory)?;
+            if let Some(input) = step.once {
+                memory.done[i] = memory.versions[input];
+            }
         }
         Ok(())
     }
 
-    /// Lets an output be added to what it holds where [`Memory::add`] says so, if it is a product that no other value
-    /// shares; whether it is.
+    /// Lets an output be added to what it holds where [`Memory::add`] says so, if it is a product that no other
+    /// value shares; whether it is.
     pub(crate) fn accumulate(&mut self, output: usize) -> bool {
         let place = &self.output_places[output];
         let is_it = |p: &Place| (p.kind, p.slot) == (place.kind, place.slot);
@@ -310,7 +312,10 @@ impl<'a> Planner<'a> {
             let is_other = |p: &Place| (p.kind, p.slot) == (place.kind, place.slot);
             let others = output_places.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| p);
             let is_whole = self.buffers[place.slot].len == place.range.len();
+            // What is not written in every run must stay where it is.
+            let is_kept = steps.iter().any(|s| s.once.is_some() && s.writes.iter().any(is_other));
             is_whole
+                && !is_kept
                 && self.buffers[place.slot].content.is_none()
                 && !input_places.iter().chain(others).any(is_other)
         };
@@ -387,10 +392,11 @@ impl<'a> Planner<'a> {
         self.known[i] = Some(value);
     }
 
-    /// fp16 and fp32 constants go straight from the file to their place.
+    /// fp16 and fp32 constants go straight from the file to their place, but for single numbers, which may be
+    /// parameters.
     fn blob(&mut self, i: usize, blob: &BlobRef, ty: &TensorType) -> Result<()> {
         let bytes = self.weights.record(blob)?.bytes_as(ty)?;
-        if !matches!(ty.dtype, DType::Fp16 | DType::Fp32) {
+        if !matches!(ty.dtype, DType::Fp16 | DType::Fp32) || ty.n_elements() == Some(1) {
             self.know(i, self.weights.resolve(blob, ty)?.into());
         } else if self.uses[i] > 0 {
             let n = bytes.len() / if ty.dtype == DType::Fp16 { 2 } else { 4 };
@@ -432,8 +438,8 @@ impl<'a> Planner<'a> {
         Some(self.buffer(kind, len, None))
     }
 
-    /// Where a value lies, which has been computed so far or is now; `None` if it is no tensor of floats, booleans or
-    /// `int32`.
+    /// Where a value lies, which has been computed so far or is now; `None` if it is no tensor of floats, booleans
+    /// or `int32`.
     pub(super) fn place(&mut self, id: ValueId) -> Option<Place> {
         let i = id.index();
         if let Held::Pending(n, _) = self.held[i] {
@@ -548,8 +554,8 @@ impl<'a> Planner<'a> {
         self.step(Work::Product(product), reads, output)
     }
 
-    /// Where the A of a product lies packed, if that is worth its while: because it is a constant, or stays the same for
-    /// many runs, or is used by a whole batch.
+    /// Where the A of a product lies packed, if that is worth its while: because it is a constant, or stays the
+    /// same for many runs, or is used by a whole batch.
     fn packed(&mut self, place: &Place, shape: Gemm, is_shared: bool) -> Option<Packed> {
         let key = (place.clone(), Gemm { n: 0, ..shape });
         if let Some(packed) = self.packed.get(&key) {
@@ -583,7 +589,8 @@ impl<'a> Planner<'a> {
         Some(packed)
     }
 
-    /// The input that a buffer is or is made of by steps that depend on no other, if inputs are kept, and these steps.
+    /// The input that a buffer is or is made of by steps that depend on no other, if inputs are kept, and these
+    /// steps.
     fn kept(&self, slot: usize) -> Option<(usize, Vec<usize>)> {
         if !self.keeps_inputs {
             return None;
@@ -593,6 +600,10 @@ impl<'a> Planner<'a> {
             return Some((input, Vec::new()));
         }
         let maker = self.steps.iter().rposition(|s| s.writes.iter().any(|p| p.slot == slot))?;
+        // It may depend on values that lie in no place too.
+        if matches!(self.steps[maker].work, Work::Reference(_)) {
+            return None;
+        }
         let (input, mut steps) = self.kept(self.steps[maker].reads.first()?.slot)?;
         for read in &self.steps[maker].reads[1..] {
             let (other, more) = self.kept(read.slot)?;
@@ -605,7 +616,8 @@ impl<'a> Planner<'a> {
         Some((input, steps))
     }
 
-    /// Plans a call: as a constant, by a step of its own if the op has one for these operands, else by its definition.
+    /// Plans a call: as a constant, by a step of its own if the op has one for these operands, else by its
+    /// definition.
     fn call(&mut self, call: &ValidCall) -> Result<()> {
         if self.fold(call).is_some() || self.by_engine(call)? || self.fast(call).is_some() {
             return Ok(());
@@ -677,7 +689,7 @@ impl<'a> Planner<'a> {
             let value = self.args(call).float("value").ok();
             // Booleans are no numbers to the arguments.
             let value = value.or_else(|| self.constant(self.arg(call, "value")?)?.to_f64s().first().copied());
-            self.held[call.outputs[0].index()] = Held::Uniform(value.unwrap_or(0.0) as f32);
+            self.held[call.outputs[0].index()] = Held::Uniform(value? as f32);
             return Some(());
         }
         let mut ids = call.args.iter().flatten().flat_map(|a| a.ids());

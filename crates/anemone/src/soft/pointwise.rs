@@ -1,5 +1,5 @@
-//! Element by element work: chains of functions that run block after block, so that what goes from one function to the
-//! next never leaves the cache.
+//! Element by element work: chains of functions that run block after block, so that what goes from one function to
+//! the next never leaves the cache.
 
 use super::fp16;
 use super::math::{self, Gelu};
@@ -37,11 +37,22 @@ pub(super) enum Load {
 }
 
 /// Where a function takes its argument from.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
     Load(usize),
     Op(usize),
     Constant(f32),
+}
+
+impl PartialEq for Source {
+    /// Of constants by their bits: by 0 or by -0 makes a difference.
+    fn eq(&self, other: &Source) -> bool {
+        match (self, other) {
+            (Source::Load(x), Source::Load(y)) | (Source::Op(x), Source::Op(y)) => x == y,
+            (Source::Constant(x), Source::Constant(y)) => x.to_bits() == y.to_bits(),
+            _ => false,
+        }
+    }
 }
 
 /// One function.
@@ -365,6 +376,24 @@ fn truth(x: bool) -> f32 {
 }
 
 impl Function {
+    /// Whether it is the same function, the bits of its parameters too.
+    pub(super) fn is(self, other: Function) -> bool {
+        self == other && self.parameters().map(f32::to_bits) == other.parameters().map(f32::to_bits)
+    }
+
+    fn parameters(self) -> [f32; 2] {
+        match self {
+            Function::Clip(a, b) | Function::Linear(a, b) => [a, b],
+            Function::Elu(a)
+            | Function::Inverse(a)
+            | Function::Leaky(a)
+            | Function::Log(a)
+            | Function::Rsqrt(a)
+            | Function::Threshold(a) => [a, 0.0],
+            _ => [0.0; 2],
+        }
+    }
+
     #[inline(always)]
     fn run(self, [x, y, z]: [Block<'_>; 3], out: &mut [f32]) {
         match self {
@@ -403,7 +432,8 @@ impl Function {
             Function::And => zip!(x, y, out, |x, y| x * y),
             Function::Div => zip!(x, y, out, |x, y| x / y),
             Function::Equal => zip!(x, y, out, |x, y| truth(x == y)),
-            Function::FloorDiv => zip!(x, y, out, |x, y| (x / y).floor()),
+            // In f32 a quotient just below a whole number may be rounded to it.
+            Function::FloorDiv => zip!(x, y, out, |x, y| (f64::from(x) / f64::from(y)).floor() as f32),
             Function::Greater => zip!(x, y, out, |x, y| truth(x > y)),
             Function::GreaterEqual => zip!(x, y, out, |x, y| truth(x >= y)),
             Function::Less => zip!(x, y, out, |x, y| truth(x < y)),

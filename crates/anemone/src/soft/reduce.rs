@@ -34,8 +34,8 @@ pub(super) enum Finish {
 pub(super) struct Reduce {
     combine: Combine,
     finish: Finish,
-    /// Sizes, outermost first, and the steps in the result: 0 along axes that are reduced. Neighbours differ in which
-    /// of both they are.
+    /// Sizes, outermost first, and the steps in the result: 0 along axes that are reduced. Neighbours differ in
+    /// which of both they are.
     sizes: Vec<usize>,
     steps: Vec<usize>,
     /// Elements reduced to one.

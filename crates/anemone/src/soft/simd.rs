@@ -15,8 +15,8 @@ pub enum Instructions {
     Avx2,
     /// NEON: vectors of 4 numbers.
     Neon,
-    /// What every CPU has: no vectors but those the compiler makes, and no instruction that multiplies and adds in one
-    /// rounding.
+    /// What every CPU has: no vectors but those the compiler makes, and no instruction that multiplies and adds in
+    /// one rounding.
     Portable,
 }
 
@@ -100,9 +100,9 @@ fn dispatch_to<T: WithSimd>(choice: u8, task: T) -> T::Output {
     pulp::Simd::vectorize(Scalar::new(), task)
 }
 
-/// Runs a body that is compiled once for every instruction set, so that its loops become the widest vectors this CPU
-/// has. Everything it calls must be `#[inline(always)]`. A closure would do but for one thing: nothing makes the
-/// compiler inline the call of it.
+/// Runs a body that is compiled once for every instruction set, so that its loops become the widest vectors this
+/// CPU has. Everything it calls must be `#[inline(always)]`. A closure would do but for one thing: nothing makes
+/// the compiler inline the call of it.
 macro_rules! vectorized {
     ($life:lifetime, |$simd:pat_param| ($($name:ident: $ty:ty = $value:expr),* $(,)?) $body:block) => {{
         struct Task<$life> {

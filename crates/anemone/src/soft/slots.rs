@@ -34,8 +34,8 @@ struct Slot {
 }
 
 impl Slots {
-    /// Gives each buffer a slot; `steps` then name slots where they named buffers. Also gives the slot of each buffer.
-    /// Constants that no step reads and that are not `wanted` otherwise are dropped.
+    /// Gives each buffer a slot; `steps` then name slots where they named buffers. Also gives the slot of each
+    /// buffer. Constants that no step reads and that are not `wanted` otherwise are dropped.
     pub(super) fn assign(
         mut buffers: Vec<Buffer>,
         steps: &mut [Step],
@@ -103,8 +103,8 @@ impl Slots {
     }
 }
 
-/// The smallest free slot that is large enough and not far too large, else the largest smaller one, which grows, else a
-/// new one.
+/// The smallest free slot that is large enough and not far too large, else the largest smaller one, which grows,
+/// else a new one.
 fn choose(slots: &mut Vec<Slot>, free: &mut Vec<usize>, len: usize) -> usize {
     let fits = |&(_, &s): &(usize, &usize)| (len..=8 * len.max(256)).contains(&slots[s].len);
     let found = free.iter().enumerate().filter(fits).min_by_key(|&(_, &s)| slots[s].len);

@@ -51,8 +51,8 @@ pub(super) enum Work {
     Chain(Chain),
     /// Of A, B and, where sums start from one, a vector.
     Product(Product),
-    /// Of the A of such products: laid out as they read it; of an input, perhaps not before that has stayed the same for a
-    /// second run.
+    /// Of the A of such products: laid out as they read it; of an input, perhaps not before that has stayed the
+    /// same for a second run.
     Pack {
         shape: Gemm,
         is_lazy: bool,
@@ -72,7 +72,7 @@ pub(super) enum Work {
     Pool(Pool),
     /// In the engine's arithmetic, whose results are rounded already.
     Engine(engine::Work),
-    /// Boxes of elements; what none of them covers is filled.
+    /// A box of elements of each operand; what none of them covers is filled.
     Copies {
         copies: Vec<Copy>,
         fill: Option<f32>,
@@ -215,7 +215,7 @@ impl Step {
                 if let Some(value) = fill {
                     out.fill(*value);
                 }
-                copies.iter().for_each(|c| c.run(read(c.source), out));
+                copies.iter().enumerate().for_each(|(i, c)| c.run(read(i), out));
             }
             Work::Gather(picks) => return picks.gather(read(0), memory.read_ints(&self.reads[1]), out),
             Work::Scatter { picks, add } => {
@@ -247,7 +247,7 @@ impl Step {
     fn ints(&self, work: &Work, memory: &Memory, out: &mut [i32]) -> Result<()> {
         let read = |i: usize| memory.read_ints(&self.reads[i]);
         match work {
-            Work::Copies { copies, .. } => copies.iter().for_each(|c| c.run(read(c.source), out)),
+            Work::Copies { copies, .. } => copies.iter().enumerate().for_each(|(i, c)| c.run(read(i), out)),
             Work::Gather(picks) => return picks.gather(read(0), read(1), out),
             Work::ToInts => {
                 // Truncated, then wrapped.

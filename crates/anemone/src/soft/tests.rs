@@ -1,7 +1,9 @@
 //! Tests of the engine against the reference interpreter.
 
+mod kept;
 mod models;
 mod ops;
+mod parameters;
 
 use super::plan::Plan;
 use super::steps::Work;

@@ -1,20 +1,22 @@
-//! Work over threads. It is cut by outputs, never by terms of a sum, so that results do not depend on their number.
+//! Work over threads. It is cut by outputs, never by terms of a sum, so that results do not depend on their
+//! number.
 
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefMutIterator, ParallelSliceMut};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::num::NonZero;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Elementary operations, some nanoseconds' worth for each thousand, below which another thread is not worth waking.
+/// Elementary operations, some nanoseconds' worth for each thousand, below which another thread is not worth
+/// waking.
 const LEAST_WORK: usize = 1 << 19;
 
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// How many threads the software engine may use from now on, in this process; as many as there are cores unless said
-/// otherwise. Results are the same for every number.
+/// How many threads the software engine may use from now on, in this process; as many as there are cores unless
+/// said otherwise. Results are the same for every number.
 pub fn set_n_threads(n: usize) {
     LIMIT.store(n.max(1), Ordering::Relaxed);
 }
@@ -41,6 +43,11 @@ pub(super) fn pool() -> Option<&'static ThreadPool> {
 
 /// Runs `f`, of about as many elementary operations, with the threads awake until it is done: waking one for each
 /// product takes as long as a small product itself.
+///
+/// The thread that runs `f` must never take one of the jobs that keep others awake, in a `join`: it would wait for
+/// itself. It never does, as threads take their own newest job first, and of others the oldest: when another has
+/// taken a job of `f`'s, all of those, which are older, have been taken too. `spawn_fifo` in `f`, or a pool built
+/// with `breadth_first`, would break that.
 pub(crate) fn together<R: Send>(work: usize, f: impl FnOnce() -> R + Send) -> R {
     let n = n_parts(work);
     let (true, Some(pool)) = (n > 1, pool()) else { return f() };
@@ -80,10 +87,23 @@ impl Drop for End<'_> {
 
 /// Calls `f` for each of the pieces of `work` elementary operations in all, in any order.
 pub(crate) fn each<T: Send>(work: usize, pieces: Vec<T>, f: impl Fn(T) + Sync + Send) {
-    match pool() {
-        Some(pool) if n_parts(work) > 1 => pool.install(|| pieces.into_par_iter().for_each(f)),
+    match (pool(), n_parts(work)) {
+        (Some(pool), n) if n > 1 => share(pool, n, pieces, f),
         _ => pieces.into_iter().for_each(f),
     }
+}
+
+/// Calls `f` for each of the pieces, on as many threads of the pool at most.
+fn share<T: Send>(pool: &ThreadPool, n: usize, pieces: Vec<T>, f: impl Fn(T) + Sync + Send) {
+    let pieces = Mutex::new(pieces.into_iter());
+    let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+    pool.install(|| {
+        (0..n).into_par_iter().for_each(|_| {
+            while let Some(piece) = next() {
+                f(piece);
+            }
+        });
+    });
 }
 
 /// Calls `f(first, units, scratch)` for runs of units of `unit` elements of `out`, `first` being the number of the
@@ -107,5 +127,28 @@ pub(super) fn over_units(
         });
     } else if let Some(scratch) = scratch.first_mut() {
         f(0, out, scratch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    #[test]
+    fn pieces_are_shared_by_no_more_threads_than_asked_for() {
+        let pool = ThreadPoolBuilder::new().num_threads(6).build().unwrap();
+        let seen = Mutex::new((HashSet::new(), 0));
+        share(&pool, 2, (1..=60).collect(), |piece: usize| {
+            // Long enough for the others to wake.
+            std::thread::sleep(Duration::from_millis(1));
+            let mut seen = seen.lock().unwrap();
+            seen.0.insert(rayon::current_thread_index());
+            seen.1 += piece;
+        });
+        let (threads, sum) = seen.into_inner().unwrap();
+        assert!(threads.len() <= 2, "{threads:?}");
+        assert_eq!(sum, 1830);
     }
 }

@@ -35,8 +35,8 @@ impl Windows {
         self.out[0] * self.out[1]
     }
 
-    /// For a kernel position along an axis, the windows whose element there lies in the image, and where that of the
-    /// first of them lies.
+    /// For a kernel position along an axis, the windows whose element there lies in the image, and where that of
+    /// the first of them lies.
     fn inside(&self, axis: usize, k: usize) -> (std::ops::Range<usize>, usize) {
         let (stride, at, before) = (self.strides[axis], k * self.dilations[axis], self.before[axis]);
         let first = before.saturating_sub(at).div_ceil(stride);
@@ -44,8 +44,8 @@ impl Windows {
         (first..end.max(first), (first * stride + at).saturating_sub(before))
     }
 
-    /// Calls `f(window, element, n, stride)` for each row of `n` windows that find their element under kernel position
-    /// `(ky, kx)` in the image: the numbers of the first window and of its element.
+    /// Calls `f(window, element, n, stride)` for each row of `n` windows that find their element under kernel
+    /// position `(ky, kx)` in the image: the numbers of the first window and of its element.
     #[inline(always)]
     fn rows(&self, ky: usize, kx: usize, mut f: impl FnMut(usize, usize, usize, usize)) {
         let ((ys, y0), (xs, x0)) = (self.inside(0, ky), self.inside(1, kx));
@@ -131,22 +131,31 @@ impl Conv {
         let work = n_images * self.groups * self.n_in * self.n_out * w_.n_kernel() * w_.n_out() / 8;
         threads::over_units(work, out, unit, scratch, |first, out, scratch| {
             let x = &x[first * per_image..][..out.len() / unit * per_image];
-            for (i, out) in out.chunks_exact_mut(size_out.max(1)).enumerate() {
-                out.fill(bias.map_or(0.0, |b| b[i % (self.groups * self.n_out)]));
+            if self.transposed {
+                for (i, out) in out.chunks_exact_mut(size_out.max(1)).enumerate() {
+                    out.fill(bias.map_or(0.0, |b| b[i % (self.groups * self.n_out)]));
+                }
             }
             for group in 0..self.groups {
                 if self.transposed {
                     self.spread(x, w, group, out, scratch);
                 } else {
-                    self.collect(x, w, group, out, scratch);
+                    let start = bias.map_or(Start::Zero, |b| Start::Rows(&b[group * self.n_out..][..self.n_out]));
+                    self.collect((x, w, start), group, out, scratch);
                 }
             }
         });
     }
 
-    /// `y[n, o, p] += weight[o, i, k] x[n, i, p stride + k dilation - before]`: the windows of all images side by side
-    /// as columns.
-    fn collect(&self, x: &[f32], w: &[f32], group: usize, out: &mut [f32], scratch: &mut [f32]) {
+    /// `y[n, o, p] = start[o] + weight[o, i, k] x[n, i, p stride + k dilation - before]`: the windows of all
+    /// images side by side as columns.
+    fn collect(
+        &self,
+        (x, w, start): (&[f32], &[f32], Start<'_>),
+        group: usize,
+        out: &mut [f32],
+        scratch: &mut [f32],
+    ) {
         let (terms, n_out, size) = (self.n_terms(), self.n_out, self.windows.n_out());
         let n_images = out.len() / (self.groups * n_out * size).max(1);
         let (laid_out, scratch) = scratch.split_at_mut(self.n_columns() * terms);
@@ -158,13 +167,7 @@ impl Conv {
             let laid_out = &mut laid_out[..columns * terms];
             self.lay_out(x, group, from, columns, laid_out);
             let sums = &mut sums[..columns * n_out];
-            for (done, image, at, length) in runs(from, columns, size) {
-                for o in 0..n_out {
-                    let at = ((image * self.groups + group) * n_out + o) * size + at;
-                    sums[o * columns + done..][..length].copy_from_slice(&out[at..][..length]);
-                }
-            }
-            self.product(columns).run((Left::Plain(w), laid_out, Start::Sums), 0, sums, Rounding::default(), room);
+            self.product(columns).run((Left::Plain(w), laid_out, start), 0, sums, Rounding::default(), room);
             for (done, image, at, length) in runs(from, columns, size) {
                 for o in 0..n_out {
                     let at = ((image * self.groups + group) * n_out + o) * size + at;
@@ -239,8 +242,8 @@ impl Conv {
     }
 }
 
-/// Columns from number `from` on, `size` of them an image, in runs of one image: the first column of the run, counted
-/// from `from`, the image, the window in it, and the length.
+/// Columns from number `from` on, `size` of them an image, in runs of one image: the first column of the run,
+/// counted from `from`, the image, the window in it, and the length.
 fn runs(from: usize, columns: usize, size: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {

@@ -127,7 +127,8 @@ pub(crate) fn programs() -> Vec<Case> {
     cases
 }
 
-/// The suite: opens a device for each of its parts. It takes few compiles, as a process of the engine has only so many.
+/// The suite: opens a device for each of its parts. It takes few compiles, as a process of the engine has only so
+/// many.
 pub(crate) fn run(open: &dyn Fn() -> Box<dyn Device>, cases: &[Case]) {
     let device = open();
     let other = compile(&*device, &layer(DType::Fp16, [2, 3, 64]));
@@ -198,7 +199,8 @@ fn computes_the_programs_function(kernel: &mut dyn Kernel, case: &Case) {
     assert_eq!((&kernel.signature().inputs, &kernel.signature().outputs), (&inputs, &outputs), "{}", case.name);
     let expected: Vec<_> = (0..2).map(|seed| case.expected(&case.numbers(seed))).collect();
     assert!(expected[0] != expected[1], "{}: nothing to tell stale numbers by", case.name);
-    // More sets of buffers than a device may keep requests for, then the first again, with its old numbers and new.
+    // More sets of buffers than a device may keep requests for, then the first again, with its old numbers and
+    // new.
     let mut sets: Vec<Buffers> = (0..6).map(|_| Buffers::of(kernel)).collect();
     for (i, set) in sets.iter_mut().enumerate() {
         set.write(&case.numbers(i % 2));

@@ -444,8 +444,8 @@ fn block_of(shape: &[usize], blocks: &[usize], i: usize) -> usize {
     walk(shape, i, |axis, c| c / (shape[axis] / blocks[axis]) * steps[axis])
 }
 
-/// Palettes `[blocks.., entries, vector]`: for each block of indices its own, each entry a vector that lies along an
-/// axis of the result.
+/// Palettes `[blocks.., entries, vector]`: for each block of indices its own, each entry a vector that lies along
+/// an axis of the result.
 struct Palette {
     indices: TensorType,
     vector: usize,

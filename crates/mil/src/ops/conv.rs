@@ -375,8 +375,8 @@ fn transpose_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     bias_vjp(v)
 }
 
-/// The sum of what each window adds to an image, `dy` times the kernel: `conv_transpose`, and zeros where no window
-/// reaches.
+/// The sum of what each window adds to an image, `dy` times the kernel: `conv_transpose`, and zeros where no
+/// window reaches.
 pub(super) fn spread(
     b: &mut Builder,
     dy: builder::Value,
@@ -421,10 +421,12 @@ fn call(
         .finish()?)
 }
 
-/// `dW[o, i, k] = sum over n, p of dy[n, o, p] x[n, g(o) I + i, p stride + k dilation - before]`: again a convolution,
-/// of which the batch is the channels, `dy` the kernel, and strides and dilations have changed places.
+/// `dW[o, i, k] = sum over n, p of dy[n, o, p] x[n, g(o) I + i, p stride + k dilation - before]`: again a
+/// convolution, of which the batch is the channels, `dy` the kernel, and strides and dilations have changed
+/// places.
 ///
-/// Core ML refuses dilations with a kernel that is no constant, so of a convolution with strides this runs on the host.
+/// Core ML refuses dilations with a kernel that is no constant, so of a convolution with strides this runs on the
+/// host.
 fn weight_gradient(
     b: &mut Builder,
     x: builder::Value,

@@ -309,8 +309,8 @@ fn resized_type(args: &Args<'_>, axes: Resizing) -> OpResult<Vec<Type>> {
     Ok(vec![TensorType { dtype: x.dtype, shape }.into()])
 }
 
-/// Axis by axis, each element from the two that the rule names. Axes that shrink come first, so that nothing on the
-/// way has more elements than the input and the output.
+/// Axis by axis, each element from the two that the rule names. Axes that shrink come first, so that nothing on
+/// the way has more elements than the input and the output.
 fn resized(args: &Args<'_>, mut axes: Resizing) -> OpResult<Vec<Value>> {
     let (x, out) = (args.tensor("x")?, out_shape(args)?);
     axes.sort_by_key(|&(axis, ..)| out[axis] > x.shape()[axis]);

@@ -190,8 +190,8 @@ fn matmul_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     Ok(())
 }
 
-/// Gives the gradient of an argument that went in as a matrix; if it is a vector, the axis that made it one is taken
-/// out first.
+/// Gives the gradient of an argument that went in as a matrix; if it is a vector, the axis that made it one is
+/// taken out first.
 fn give_matrix(v: &mut Vjp<'_>, name: &'static str, gradient: builder::Value, is_vector: bool) -> OpResult<()> {
     if !is_vector {
         return v.give_reduced(name, gradient);
@@ -261,8 +261,8 @@ fn linear_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     Ok(())
 }
 
-/// `bchw, bwhu -> bchu` for two tensors of rank 4, without `b` for two of rank 3: a product of matrices over the axes
-/// before and behind `h`, for each `b` and `h`. Sizes of 1 of `b` and `h` are broadcast.
+/// `bchw, bwhu -> bchu` for two tensors of rank 4, without `b` for two of rank 3: a product of matrices over the
+/// axes before and behind `h`, for each `b` and `h`. Sizes of 1 of `b` and `h` are broadcast.
 fn einsum_type(args: &Args<'_>) -> OpResult<TensorType> {
     let equation = args.str("equation")?;
     if !matches!(&letters(equation)[..], [x, y, z] if is_product(x, y, z)) {

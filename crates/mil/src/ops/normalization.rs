@@ -220,8 +220,8 @@ fn neighbours(c: usize, size: usize, channels: usize) -> std::ops::Range<usize> 
     c.saturating_sub(size / 2)..c.saturating_add((size - 1) / 2 + 1).min(channels)
 }
 
-/// `x / (k + alpha / size sum(x^2))^beta`, the sum over neighbouring channels. The channels are the third axis from
-/// the end whatever the rank, as the layer of Core ML's older format of this name has it.
+/// `x / (k + alpha / size sum(x^2))^beta`, the sum over neighbouring channels. The channels are the third axis
+/// from the end whatever the rank, as the layer of Core ML's older format of this name has it.
 fn local_response_norm_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
     let (x, size) = (args.tensor("x")?, args.int("size")? as usize);
     let (alpha, beta, k) = (args.float("alpha")?, args.float("beta")?, args.float("k")?);

@@ -72,8 +72,8 @@ fn pool(args: &Args<'_>) -> OpResult<(TensorType, Windows)> {
     Ok((TensorType { dtype: x.dtype, shape: [&x.shape[..2], &spatial[..]].concat() }, windows))
 }
 
-/// `f(elements, n)` of each window: its elements in the image, and the number of its positions in image and padding.
-/// A window that ends behind the padding, as `ceil_mode` has them, is cut there: PyTorch's rule.
+/// `f(elements, n)` of each window: its elements in the image, and the number of its positions in image and
+/// padding. A window that ends behind the padding, as `ceil_mode` has them, is cut there: PyTorch's rule.
 fn each_window(args: &Args<'_>, f: impl Fn(&[f64], usize) -> f64) -> OpResult<Vec<Value>> {
     let x = args.tensor("x")?;
     let (ty, windows) = pool(args)?;
@@ -132,8 +132,8 @@ fn l2_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     v.give("x", dx)
 }
 
-/// `dy` goes to the largest element of each window, in equal shares where there are several: the windows laid out one
-/// position a row, the shares of each row, and those put back where they came from.
+/// `dy` goes to the largest element of each window, in equal shares where there are several: the windows laid out
+/// one position a row, the shares of each row, and those put back where they came from.
 fn max_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (_, windows) = pool(&v.args())?;
     let (x, y, dy) = (v.arg("x")?, v.out(), v.dy()?);

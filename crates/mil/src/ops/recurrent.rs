@@ -229,8 +229,8 @@ impl Layer {
         Ok([known(self.steps)?, known(self.batch)?, known(self.hidden)?])
     }
 
-    /// The steps in the order in which a direction takes them, each with its place in the output: that of the step in
-    /// the input if there are two directions, else its turn.
+    /// The steps in the order in which a direction takes them, each with its place in the output: that of the step
+    /// in the input if there are two directions, else its turn.
     fn order(&self, direction: usize, steps: usize) -> Vec<(usize, usize)> {
         let reverse = self.directions[direction];
         let step = |turn: usize| if reverse { steps - 1 - turn } else { turn };
@@ -448,8 +448,9 @@ fn affine(
     })
 }
 
-/// Back through time: emits the layer step by step and takes the gradients through that. `step(v, direction, inputs,
-/// states)` emits one step, from `inputs`, the part of `x W^T` that belongs to it, `[b, gates H]`.
+/// Back through time: emits the layer step by step and takes the gradients through that.
+/// `step(v, direction, inputs, states)` emits one step, from `inputs`, the part of `x W^T` that belongs to it,
+/// `[b, gates H]`.
 fn unrolled_vjp(
     v: &mut Vjp<'_>,
     weights: &[&'static str],

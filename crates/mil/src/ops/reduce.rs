@@ -293,8 +293,8 @@ fn log_sum_exp_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     v.give("x", dx)
 }
 
-/// `dx` is `dy` times the product of the other elements: `p / x` without a 0 among them; with one, `p` at its place
-/// and 0 elsewhere, where `p` is the product of those that are not 0; with more, 0.
+/// `dx` is `dy` times the product of the other elements: `p / x` without a 0 among them; with one, `p` at its
+/// place and 0 elsewhere, where `p` is the product of those that are not 0; with more, 0.
 fn prod_vjp(v: &mut Vjp<'_>) -> OpResult<()> {
     let (x, dy) = (v.arg("x")?, v.dy()?);
     let dtype = v.b.tensor_ty(x)?.dtype;

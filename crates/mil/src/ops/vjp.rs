@@ -139,8 +139,8 @@ impl Vjp<'_> {
         self.b.bind(self.def, self.args)
     }
 
-    /// The gradients of an op that is made of others: `forward` emits those, from the arguments of this call to its
-    /// outputs, and the gradients are taken through what it emitted.
+    /// The gradients of an op that is made of others: `forward` emits those, from the arguments of this call to
+    /// its outputs, and the gradients are taken through what it emitted.
     pub fn through(&mut self, forward: impl FnOnce(&mut Vjp<'_>) -> OpResult<Vec<Value>>) -> OpResult<()> {
         let first = self.b.made().len();
         let outputs = forward(self)?;

@@ -68,8 +68,8 @@ impl Geometry {
         Ok(Geometry { strides, dilations, pad_type, pad })
     }
 
-    /// The part of `total` elements of padding, an even share but for one, that stands before an axis: the odd element
-    /// comes last for `same`, first for `same_lower`.
+    /// The part of `total` elements of padding, an even share but for one, that stands before an axis: the odd
+    /// element comes last for `same`, first for `same_lower`.
     fn share_before(&self, total: usize) -> usize {
         if self.pad_type == PadType::SameLower { total - total / 2 } else { total / 2 }
     }
@@ -79,8 +79,8 @@ impl Geometry {
         kernel.checked_sub(1)?.checked_mul(self.dilations[axis])?.checked_add(1)
     }
 
-    /// The windows over an image, and the sizes of their output. With `ceil`, a last window may begin in the image and
-    /// end behind the padding.
+    /// The windows over an image, and the sizes of their output. With `ceil`, a last window may begin in the image
+    /// and end behind the padding.
     pub(super) fn over(&self, image: &[Dim], kernel: &[Dim], ceil: bool) -> OpResult<(Windows, Vec<Dim>)> {
         let mut windows = self.windows(kernel);
         let mut dims = Vec::new();
@@ -128,8 +128,8 @@ impl Geometry {
         Ok((windows, dims))
     }
 
-    /// The windows whose output `out` is to be spread over an image, and the sizes of the image: those given, or the
-    /// smallest that have room for all windows without their padding.
+    /// The windows whose output `out` is to be spread over an image, and the sizes of the image: those given, or
+    /// the smallest that have room for all windows without their padding.
     pub(super) fn under(
         &self,
         out: &[Dim],

@@ -9,8 +9,8 @@ use crate::valid::{ValidCall, ValidFunction, ValidProgram};
 use std::ops::Range;
 
 /// The main function with 1x1 convolutions of one group and without bias split into a grid of smaller ones:
-/// `which` gives the number of parts of the output and of the input channels. Parts of the output are concatenated,
-/// parts of the input added up.
+/// `which` gives the number of parts of the output and of the input channels. Parts of the output are
+/// concatenated, parts of the input added up.
 ///
 /// # Errors
 ///

@@ -6,9 +6,9 @@ use crate::ir::Program;
 use crate::ops::conv;
 use crate::valid::{ValidCall, ValidFunction, ValidProgram};
 
-/// The main function with the convolutions that `which` says yes to unfolded: what each window sees becomes a column
-/// of channels, moved there by slices, and the convolution a 1x1 convolution of these with the same weights in
-/// another shape. Those that are 1x1 convolutions already stay as they are.
+/// The main function with the convolutions that `which` says yes to unfolded: what each window sees becomes a
+/// column of channels, moved there by slices, and the convolution a 1x1 convolution of these with the same weights
+/// in another shape. Those that are 1x1 convolutions already stay as they are.
 ///
 /// # Errors
 ///

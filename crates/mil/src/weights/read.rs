@@ -1,7 +1,7 @@
 //! Reading a weights file: refuses what Apple's reader refuses and warns where that one is lax.
 //!
-//! What Apple's reader does was tried out on `libmilstoragepython` of coremltools 9.0. Nothing here takes memory by
-//! what the file says, and no offset or size is used before it was held against the length of the file.
+//! What Apple's reader does was tried out on `libmilstoragepython` of coremltools 9.0. Nothing here takes memory
+//! by what the file says, and no offset or size is used before it was held against the length of the file.
 
 use super::record::{Record, bits_of, n_bits};
 use super::{BLOCK, SENTINEL, VERSION, dtype_of};
@@ -114,7 +114,8 @@ impl<B: AsRef<[u8]>> WeightsFile<B> {
         self.record(offset)?.tensor(ty)
     }
 
-    /// The records in the order of the file, for inspection; an error for each that [`WeightsFile::record`] refuses.
+    /// The records in the order of the file, for inspection; an error for each that [`WeightsFile::record`]
+    /// refuses.
     ///
     /// The file has no table of them. Each is looked for where the data of the one before ends, and from there on
     /// at every multiple of 64. Where data lies elsewhere than behind its record, it is looked at for records too.

@@ -57,8 +57,8 @@ impl<'a> Record<'a> {
         ((n_bits(self.data) - u128::from(self.padding_bits())) / bits_of(self.dtype)) as u64
     }
 
-    /// The bytes of its elements, for a constant that a program declares with type `ty`: the data, dense, without a
-    /// copy.
+    /// The bytes of its elements, for a constant that a program declares with type `ty`: the data, dense, without
+    /// a copy.
     ///
     /// # Errors
     ///

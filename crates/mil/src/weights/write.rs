@@ -169,7 +169,8 @@ fn narrow<T: Copy + Default>(
 mod tests {
     use super::*;
 
-    /// The fields of the record at `at`: sentinel, code, bytes, offset of the data, padding, and whether the rest is 0.
+    /// The fields of the record at `at`: sentinel, code, bytes, offset of the data, padding, and whether the rest
+    /// is 0.
     fn fields(file: &[u8], at: usize) -> (u32, u32, u64, u64, u64, bool) {
         let u32_at = |i: usize| u32::from_le_bytes(file[at + i..][..4].try_into().unwrap());
         let u64_at = |i: usize| u64::from_le_bytes(file[at + i..][..8].try_into().unwrap());

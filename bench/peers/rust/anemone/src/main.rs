@@ -20,8 +20,8 @@ fn start(job: &Job, lr: f32) -> Result<Batch> {
     config.train.stop_below = 0.0;
     config.train.lr = lr;
     config.train.accumulate = ACCUMULATE as u64;
-    // Gradients are divided by the number of elements, and fp16 would lose those of the larger jobs: they are brought
-    // to where those of `tiny` are, which needs no scale.
+    // Gradients are divided by the number of elements, and fp16 would lose those of the larger jobs: they are
+    // brought to where those of `tiny` are, which needs no scale.
     config.train.loss_scale = LossScale::Fixed((job.s * job.d) as f32 / (16.0 * 64.0));
     config.train.input_gradient = match job.mode.as_str() {
         "trainer" => true,

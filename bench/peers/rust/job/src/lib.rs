@@ -1,8 +1,8 @@
 //! What all peers in Rust share: the job's first values, and the conversation with `run`, as `job.py` has them.
 //!
-//! A peer is called as `PEER MODE D H S THREADS`, says its version, and answers one line with one line until its input
-//! ends: `check LR STEPS` trains a fresh job and tells the loss of the last step, `time SECONDS` tells the median time
-//! of a step, in microseconds.
+//! A peer is called as `PEER MODE D H S THREADS`, says its version, and answers one line with one line until its
+//! input ends: `check LR STEPS` trains a fresh job and tells the loss of the last step, `time SECONDS` tells the
+//! median time of a step, in microseconds.
 
 use serde_json::json;
 use std::error::Error;

@@ -1,5 +1,5 @@
-//! The IDX format, in which MNIST is published: two zeros, the element type, the number of dimensions, the sizes as 32
-//! bits each, the elements; all big-endian (Y. LeCun, C. Cortes, C. Burges: The MNIST database).
+//! The IDX format, in which MNIST is published: two zeros, the element type, the number of dimensions, the sizes
+//! as 32 bits each, the elements; all big-endian (Y. LeCun, C. Cortes, C. Burges: The MNIST database).
 
 use super::element::Element;
 use super::{Parse, Parsed, n_elements};

@@ -1,7 +1,7 @@
 //! NumPy's `.npy` and the `.npz` archives of them.
 //!
-//! The header is read here: what reads it elsewhere multiplies sizes without looking and parses any Python literal, to
-//! any depth, so that a hostile file could end the process.
+//! The header is read here: what reads it elsewhere multiplies sizes without looking and parses any Python
+//! literal, to any depth, so that a hostile file could end the process.
 
 use super::element::Element;
 use super::{Parse, Parsed, n_elements};

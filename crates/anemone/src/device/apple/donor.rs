@@ -1,10 +1,11 @@
 //! The donor patch: new weights for a program that was compiled before, without a compile.
 //!
-//! What a compile leaves in a model's folder, `net.plist`, is put beside the text and the new weights in the folder of
-//! another model, with the weights once more as `data`; that model is then loaded. Orion tests it
+//! What a compile leaves in a model's folder, `net.plist`, is put beside the text and the new weights in the
+//! folder of another model, with the weights once more as `data`; that model is then loaded. Orion tests it
 //! (`tests/test_delta_compile.m`, `orion_program_patch_weights`) and Espresso ships it; what Orion's trainer does
-//! instead, writing new files under a loaded model and loading it again, has no effect by three other projects, and is
-//! not done here. No one has shown that the patch works everywhere, so a device tries it on a known answer first.
+//! instead, writing new files under a loaded model and loading it again, has no effect by three other projects,
+//! and is not done here. No one has shown that the patch works everywhere, so a device tries it on a known answer
+//! first.
 
 use super::folder::Folder;
 use crate::error::Result;

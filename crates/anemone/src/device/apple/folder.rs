@@ -20,8 +20,8 @@ impl Folders {
 
     /// Writes a model's files, or joins those who have written them already.
     ///
-    /// Two models of one content have one identifier and so one folder: were it removed with the first of them, the
-    /// other would lose its files.
+    /// Two models of one content have one identifier and so one folder: were it removed with the first of them,
+    /// the other would lose its files.
     pub(super) fn enter(
         self: &Arc<Self>,
         parent: &Path,
@@ -64,8 +64,8 @@ fn write(path: &Path, mil: &str, weights: &[(&str, &[u8])]) -> Result<()> {
     Ok(())
 }
 
-/// Makes `bytes` the contents of a file in one step. They need not reach the disk: they are read at once and removed
-/// with the model.
+/// Makes `bytes` the contents of a file in one step. They need not reach the disk: they are read at once and
+/// removed with the model.
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|found| found == bytes) {
         return Ok(());

@@ -60,8 +60,8 @@ impl Side {
             0 => largest,
             min => largest.max(min).next_multiple_of(PAGE_BYTES),
         };
-        // Without an order, or with one that is not of these names, the order of their bytes holds, which the names
-        // were made for.
+        // Without an order, or with one that is not of these names, the order of their bytes holds, which the
+        // names were made for.
         let find = |d: &Described| ports.iter().position(|p| p.symbol == d.symbol);
         let order: Vec<usize> = said.iter().filter_map(find).collect();
         let mut sorted = order.clone();

@@ -68,8 +68,8 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// What is said, if it does not go with the tensor: then rows lie as [`Layout::dense`] has them, or the numbers
-    /// are wrong, which the self-test finds out.
+    /// What is said, if it does not go with the tensor: then rows lie as [`Layout::dense`] has them, or the
+    /// numbers are wrong, which the self-test finds out.
     pub(super) fn described(port: &Port, said: &Described) -> Result<Layout> {
         let dense = Layout::dense(port)?;
         let [batches, channels, depth, height, width] = said.sizes;

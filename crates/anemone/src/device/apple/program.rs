@@ -1,8 +1,8 @@
 //! What the engine's compiler is given: a program reshaped into the one form that is known to be taken everywhere.
 //!
 //! - Inputs and outputs are fp16; casts at the boundary are done on the host.
-//! - They are called `i000`, `i001`, ... and `o000`, ...: the engine orders them by the bytes of their names, and so
-//!   their order is that of the program. Other values are renamed too, so that no name is a keyword.
+//! - They are called `i000`, `i001`, ... and `o000`, ...: the engine orders them by the bytes of their names, and
+//!   so their order is that of the program. Other values are renamed too, so that no name is a keyword.
 //! - A last axis that is no multiple of 32 elements is padded, where columns do not depend on each other; see
 //!   [`Columns`].
 //! - Several inputs can be packed into one.
@@ -157,8 +157,8 @@ impl Shaped {
     ///
     /// # Errors
     ///
-    /// [`Error::is_refused`] that names the rule, also where the engine would take the program and compute something
-    /// else.
+    /// [`Error::is_refused`] that names the rule, also where the engine would take the program and compute
+    /// something else.
     pub fn check_packing(&self, limits: &Limits) -> Result<()> {
         if self.packing.is_none() {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Stand-ins for Apple's classes, for tests: they take any program and hand it to the software engine.
 //!
-//! Each [`StandIns`] registers classes of its own names, so that one process can have any number of them, each with
-//! another fault. They are as strict as the real ones are known to be (facts and sources in the rules of
+//! Each [`StandIns`] registers classes of its own names, so that one process can have any number of them, each
+//! with another fault. They are as strict as the real ones are known to be (facts and sources in the rules of
 //! [`Limits`](anemone_mil::Limits)), and count what they are given: objects, compiles, loads, locks.
 #![allow(unsafe_code)]
 
@@ -155,7 +155,8 @@ struct ModelState {
 }
 
 impl StandIns {
-    /// Classes that compute by the rules of `chip`. The n-th time that `fault` could happen, counted from 1, it does.
+    /// Classes that compute by the rules of `chip`. The n-th time that `fault` could happen, counted from 1, it
+    /// does.
     ///
     /// `foundation` is the library with Foundation's classes, which is opened first.
     ///

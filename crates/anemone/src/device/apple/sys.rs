@@ -1,7 +1,7 @@
 //! Messages to Apple's classes: the only unsafe code of the driver.
 //!
-//! Classes are looked up by name after their frameworks were opened, and the type of every method that is called is
-//! compared with what this file expects before the first call. Each call has its autorelease pool, Objective-C
+//! Classes are looked up by name after their frameworks were opened, and the type of every method that is called
+//! is compared with what this file expects before the first call. Each call has its autorelease pool, Objective-C
 //! exceptions are caught, and what a call says about its failure is kept. Everything above this file is safe code.
 //!
 //! Sources of the methods and their types: the class dumps of macOS 27 in logan-ane and tmc/apple; the rules of
@@ -260,7 +260,8 @@ impl Runtime {
             let weights = self.dictionary_of(&refs(&paths), &refs(&files))?;
             let text = self.data(mil)?;
             let no_options: Option<&AnyObject> = None;
-            // SAFETY: text as data, a dictionary and nil are what the method takes; `check` has confirmed its type.
+            // SAFETY: text as data, a dictionary and nil are what the method takes; `check` has confirmed its
+            // type.
             let descriptor: Option<Retained<AnyObject>> = unsafe {
                 msg_send![self.classes.descriptor, modelWithMILText: &*text, weights: &*weights, optionsPlist: no_options]
             };

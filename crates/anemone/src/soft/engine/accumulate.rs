@@ -1,12 +1,12 @@
 //! Products of matrices as the engine sums them: in fixed point, 16 bits before and 16 behind the point.
 //!
-//! Each product of two fp16 numbers is rounded to a multiple of 2^-16, the middle away from zero, or dropped if the two
-//! exponents sum to less than -16. A sum whose size reaches 32768, be it for a moment, is infinite from then on. So
-//! terms are added in the order of the contracted axis.
+//! Each product of two fp16 numbers is rounded to a multiple of 2^-16, the middle away from zero, or dropped if
+//! the two exponents sum to less than -16. A sum whose size reaches 32768, be it for a moment, is infinite from
+//! then on. So terms are added in the order of the contracted axis.
 //!
-//! Where the sizes of the operands say that nothing can overflow and no product reaches 64, sums are kept as `i32` and
-//! products rounded by adding a large f32 number, which is quick; elsewhere sums are kept in f64. Both are exact, so it
-//! does not show which was taken.
+//! Where the sizes of the operands say that nothing can overflow and no product reaches 64, sums are kept as `i32`
+//! and products rounded by adding a large f32 number, which is quick; elsewhere sums are kept in f64. Both are
+//! exact, so it does not show which was taken.
 
 use super::numbers::{decode, exponent, round};
 use pulp::{Simd, WithSimd};

@@ -8,10 +8,12 @@ use crate::soft::window::Windows;
 /// Where a window reaches beyond the image.
 const OUTSIDE: u32 = u32::MAX;
 
-/// A convolution of `[N, groups I, size_in]` by `[groups O, I, kernel]`, or its transpose by `[groups I, O, kernel]`.
+/// A convolution of `[N, groups I, size_in]` by `[groups O, I, kernel]`, or its transpose by
+/// `[groups I, O, kernel]`.
 #[derive(Debug)]
 pub(in crate::soft) struct Conv {
-    /// For each kernel position and each element of a result's channel, the element of the input's it is multiplied by.
+    /// For each kernel position and each element of a result's channel, the element of the input's it is
+    /// multiplied by.
     sources: Vec<u32>,
     transposed: bool,
     groups: usize,
@@ -50,10 +52,10 @@ impl Conv {
         Shape { m: self.n_out, k: self.n_in * self.n_kernel, n: self.size_out, transposed: (false, false) }
     }
 
-    /// Room for the windows, for the weights, and for the product.
+    /// Room for the windows, for weights that are transposed, and for the product.
     pub(super) fn n_scratch(&self) -> usize {
         let Shape { m, k, n, .. } = self.shape();
-        k * n + m * k + self.shape().n_scratch()
+        k * n + if self.transposed { m * k } else { 0 } + self.shape().n_scratch()
     }
 
     pub(super) fn run(
@@ -70,12 +72,16 @@ impl Conv {
         let work = shape.work() * self.groups * (out.len() / unit.max(1));
         threads::over_units(work, out, unit, scratch, |first, out, scratch| {
             let (windows, rest) = scratch.split_at_mut(k * n);
-            let (weights, rest) = rest.split_at_mut(m * k);
+            let (room, rest) = rest.split_at_mut(if self.transposed { m * k } else { 0 });
             for (i, out) in out.chunks_exact_mut((m * n).max(1)).enumerate() {
                 let (image, group) = (first + i / self.groups, i % self.groups);
                 let x = &x[(image * self.groups + group) * self.n_in * self.size_in..][..self.n_in * self.size_in];
                 self.lay_out(x, windows);
-                self.weights(&weight[group * m * k..][..m * k], weights);
+                let mut weights = &weight[group * m * k..][..m * k];
+                if self.transposed {
+                    self.turn(weights, room);
+                    weights = room;
+                }
                 let start = bias.map_or(Start::Zero, |b| Start::Rows(&b[group * m..][..m]));
                 shape.rows((weights, windows, start), 0, out, rest);
             }
@@ -94,12 +100,8 @@ impl Conv {
         }
     }
 
-    /// Writes a group's weights as `[O, I, kernel]`.
-    fn weights(&self, weight: &[f32], out: &mut [f32]) {
-        if !self.transposed {
-            out.copy_from_slice(weight);
-            return;
-        }
+    /// Writes a group's weights, of `[I, O, kernel]`, as `[O, I, kernel]`.
+    fn turn(&self, weight: &[f32], out: &mut [f32]) {
         let kernels = out.chunks_exact_mut(self.n_kernel.max(1)).enumerate();
         for (at, to) in kernels {
             let (o, i) = (at / self.n_in, at % self.n_in);

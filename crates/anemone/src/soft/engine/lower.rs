@@ -6,7 +6,7 @@ use super::pointwise::Function;
 use super::reduce::Reduce;
 use super::{Arithmetic, Product, Work};
 use crate::error::{Error, Result};
-use crate::soft::copy::{Copy, broadcast, strides};
+use crate::soft::copy::{Copy, batch_offsets, broadcast, signed, strides};
 use crate::soft::plan::{Held, Planner};
 use crate::soft::reduce::{Combine, Finish};
 use crate::soft::steps::{self, Place, PlaceKind, Step};
@@ -141,19 +141,7 @@ impl Planner<'_> {
         let (m, k) = if transposed.0 { (columns_x, rows_x) } else { (rows_x, columns_x) };
         let n = if transposed.1 { rows_y } else { columns_y };
         let out = self.shape(output);
-        let outer = &out[..out.len() - 2];
-        let offsets = |own: &[usize], size: usize| -> Vec<usize> {
-            let steps = broadcast(own, outer);
-            let at = |mut i: usize| {
-                let mut at = 0;
-                for (&d, step) in outer.iter().zip(&steps).rev() {
-                    at += i % d * step * size;
-                    i /= d;
-                }
-                at
-            };
-            (0..outer.iter().product()).map(at).collect()
-        };
+        let offsets = |own: &[usize], size| batch_offsets(own, &out[..out.len() - 2], size);
         let batch = offsets(outer_x, m * k).into_iter().zip(offsets(outer_y, k * n)).collect();
         self.engine_product(call, &["x", "y"], (Shape { m, k, n, transposed }, batch), false, output)
     }
@@ -239,8 +227,7 @@ impl Planner<'_> {
         if place.range.len() == 1 || place.range.len() == n {
             return Some(place);
         }
-        let steps: Vec<isize> = broadcast(&own, out).into_iter().map(|s| s as isize).collect();
-        let copies = vec![Copy::new(0, out, (0, &steps), (0, &strides(out)))];
+        let copies = vec![Copy::new(out, (0, &signed(broadcast(&own, out))), (0, &strides(out)))];
         let to = self.buffer(PlaceKind::Floats, n, None);
         let work = steps::Work::Copies { copies, fill: None };
         self.steps.push(Step { work, reads: vec![place], writes: vec![to.clone()], fp16: false, once: None });

@@ -51,7 +51,7 @@ impl Reduce {
             };
         }
         for y in out {
-            let sum = f64::from(decode(*y));
+            let sum = f64::from(*y);
             *y = match self.finish {
                 _ if !y.is_finite() => *y,
                 Finish::Nothing => *y,

@@ -1,5 +1,6 @@
-//! What the engine's arithmetic consists of, as data: each rule with the chips it is known of, who says so, how well it
-//! is known, and whether the software engine computes by it. A test goes through the rows and has an example of each.
+//! What the engine's arithmetic consists of, as data: each rule with the chips it is known of, who says so, how
+//! well it is known, and whether the software engine computes by it. A test goes through the rows and has an
+//! example of each.
 
 use anemone_mil::Chip;
 use anemone_mil::limits::Grade;
@@ -82,8 +83,8 @@ pub const RULES: &[Rule] = &[
     Rule { name: "negative-zero", what: "a sum that is zero is +0", ..RULE },
     Rule {
         name: "large-inputs",
-        what: "infinity and NaN as inputs are numbers: 2^16 (1 + m / 1024) with m the bits of the mantissa, so that NaN \
-               does not spread",
+        what: "infinity and NaN as inputs are numbers: 2^16 (1 + m / 1024) with m the bits of the mantissa, so that \
+               NaN does not spread; here every NaN is 0x7e00",
         ..RULE
     },
     Rule {

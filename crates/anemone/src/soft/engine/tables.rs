@@ -1,7 +1,8 @@
 //! Functions by tables of 33 fp16 numbers with straight lines between them.
 //!
-//! Which points the tables hold is read from compiled programs; how the argument is reduced to them is inferred, but
-//! where the study publishes the largest error and its place, this gives the same: `exp`, `log`, `inverse`, `sigmoid`.
+//! Which points the tables hold is read from compiled programs; how the argument is reduced to them is inferred,
+//! but where the study publishes the largest error and its place, this gives the same: `exp`, `log`, `inverse`,
+//! `sigmoid`.
 
 use super::numbers::round;
 use crate::soft::math::{self, Gelu};
@@ -54,8 +55,8 @@ impl Table {
         Table { points: std::array::from_fn(point), first, per_unit }
     }
 
-    /// Points such that the lines are right about midway between them, and the error is at the points, where it is half
-    /// of what the second derivative makes of a step: the size of the errors that the study found.
+    /// Points such that the lines are right about midway between them, and the error is at the points, where it is
+    /// half of what the second derivative makes of a step: the size of the errors that the study found.
     fn fitted(first: f64, per_unit: f64, f: impl Fn(f64) -> f64) -> Table {
         let half = 0.5 / per_unit;
         Table::of(first, per_unit, |x| 2.0 * f(x) - 0.5 * (f(x - half) + f(x + half)))

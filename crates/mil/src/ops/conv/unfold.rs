@@ -13,8 +13,8 @@ pub(crate) fn is_linear(b: &Builder, def: &'static OpDef, args: &[Option<Vec<bui
 /// The convolution called with `args`, computed by slices and a 1x1 convolution named `name`; `None` if it is one
 /// already. Its sizes are known.
 ///
-/// Channel `i` at tap `k` of the kernel becomes channel `i K + k` of the columns, so that the weights `[O, I, K..]`
-/// need only be looked at as `[O, I K, 1..]`, and groups stay groups.
+/// Channel `i` at tap `k` of the kernel becomes channel `i K + k` of the columns, so that the weights
+/// `[O, I, K..]` need only be looked at as `[O, I K, 1..]`, and groups stay groups.
 pub(crate) fn unfold(
     b: &mut Builder,
     def: &'static OpDef,

@@ -10,8 +10,8 @@ use std::collections::HashSet;
 
 /// How an op treats the columns of a tensor, that is the positions along its last axis.
 ///
-/// A program may be padded if every value that depends on a padded input has its columns computed each by itself, so
-/// that what lies in the padding never reaches a column that is read. That is so for the ops listed by
+/// A program may be padded if every value that depends on a padded input has its columns computed each by itself,
+/// so that what lies in the padding never reaches a column that is read. That is so for the ops listed by
 /// [`Columns::of`]; a program with another op after a padded input is refused rather than sliced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Columns {

@@ -12,8 +12,8 @@ use anemone_mil::ir::{Arg, ArgValue, Call, Constant, Function, Param, Span, Tens
 /// What the one input is called until all values are renamed.
 const NAME: &str = "packed_inputs";
 
-/// Replaces the inputs of a function by one, if there are several: `[1, rows, 1, columns]`, in which each of them is
-/// a block of as many rows and columns as it has, from row 0.
+/// Replaces the inputs of a function by one, if there are several: `[1, rows, 1, columns]`, in which each of them
+/// is a block of as many rows and columns as it has, from row 0.
 ///
 /// # Errors
 ///

@@ -58,8 +58,8 @@ fn two(e: i32) -> f32 {
     2f32.powi(e)
 }
 
-/// The largest distance of a function from the exact one, and the argument it has it at, over all fp16 numbers of a
-/// range; in units of the last place if `ulps`.
+/// The largest distance of a function from the exact one, and the argument it has it at, over all fp16 numbers of
+/// a range; in units of the last place if `ulps`.
 fn largest_error(name: &'static str, range: (f64, f64), ulps: bool, exact: impl Fn(f64) -> f64) -> (f64, f32) {
     let all = (0..=u16::MAX).map(f16::from_bits).filter(|x| (range.0..=range.1).contains(&x.to_f64()));
     let x: Vec<f32> = all.map(f16::to_f32).collect();

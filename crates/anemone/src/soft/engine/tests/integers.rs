@@ -1,5 +1,5 @@
-//! The same arithmetic in whole numbers, from the bits of fp16, written without a look at the quick one. Zeros of single
-//! elements have no sign here.
+//! The same arithmetic in whole numbers, from the bits of fp16, written without a look at the quick one. Zeros of
+//! single elements have no sign here.
 
 use half::f16;
 
@@ -12,8 +12,7 @@ struct Parts {
 
 fn parts(x: f32) -> Parts {
     let bits = if x.is_nan() {
-        // The conversion of NaN is not told bit by bit.
-        (x.to_bits() >> 16 & 0x8000) as u16 | 0x7c00 | (x.to_bits() >> 13 & 0x3ff) as u16
+        0x7e00
     } else {
         let half = f16::from_f32(x);
         assert_eq!(half.to_f32().to_bits(), x.to_bits(), "{x:e} is no fp16 number");

@@ -17,8 +17,8 @@ fn floats(t: &Tensor) -> Vec<f32> {
     t.to_f64s().into_iter().map(|x| x as f32).collect()
 }
 
-/// Runs a function op by op: what is summed, added, multiplied and compared with zero by whole numbers, the rest, which
-/// moves elements or picks them, by its definition.
+/// Runs a function op by op: what is summed, added, multiplied and compared with zero by whole numbers, the rest,
+/// which moves elements or picks them, by its definition.
 fn reference(f: &ValidFunction, inputs: &[Tensor]) -> Vec<Tensor> {
     let mut values: HashMap<ValueId, Value> = HashMap::new();
     for (i, v) in f.ids().zip(&f.values) {

@@ -108,3 +108,18 @@ fn choices() -> Vec<Case> {
     };
     shapes.iter().map(|s| case("select", s, 1, build)).collect()
 }
+
+#[test]
+fn a_quotient_just_below_a_whole_number_is_floored_to_the_one_before() {
+    let p = program(&[fp32(&[4]), fp32(&[4])], |b, v| {
+        Ok(vec![b.call("floor_div").arg("x", v[0]).arg("y", v[1]).finish()?])
+    });
+    let p = p.unwrap();
+    // In f32 the first is 7 before it is floored.
+    let tensor = |x: [f32; 4]| Tensor::float(DType::Fp32, &[4], x.map(f64::from).to_vec());
+    let inputs = [tensor([0.7, -0.7, 1.0, 3e38]), tensor([0.1, 0.1, 0.0, 1e-38])];
+    let found = engine(&planned(&p), &inputs).unwrap();
+    let f32s = |x: &Vec<f64>| x.iter().map(|&x| x as f32).collect::<Vec<_>>();
+    assert_eq!(found, reference(&p, &inputs).unwrap().iter().map(f32s).collect::<Vec<_>>());
+    assert_eq!(found[0], [6.0, -7.0, f32::INFINITY, f32::INFINITY]);
+}
