@@ -215,8 +215,8 @@ pub struct DeviceConfig {
     pub chip: String,
     /// How the software engine rounds.
     pub arithmetic: Arithmetic,
-    /// On the Neural Engine: whether programs that were compiled before get new weights by the donor patch, where that
-    /// works.
+    /// On the Neural Engine: whether programs that were compiled before get new weights by the donor patch, where
+    /// that works.
     ///
     /// See [`apple::Options`](crate::device::apple::Options).
     pub donor_patch: bool,

@@ -61,8 +61,8 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// A model that sees at most `n_positions` tokens, at the first of them. Weights are found by their names; others
-    /// than the model's may be among them.
+    /// A model that sees at most `n_positions` tokens, at the first of them. Weights are found by their names;
+    /// others than the model's may be among them.
     ///
     /// # Errors
     ///
@@ -103,8 +103,8 @@ impl Generator {
 
     /// Takes a token and gives the logits of what follows it, one for each token there is.
     ///
-    /// When all positions are taken, the later half of the tokens is kept and computed again from the first position
-    /// on, so that on average a token costs at most two passes.
+    /// When all positions are taken, the later half of the tokens is kept and computed again from the first
+    /// position on, so that on average a token costs at most two passes.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! The folder of a run, read while the run goes on or after it: configuration, metrics, events, and the run's state.
+//! The folder of a run, read while the run goes on or after it: configuration, metrics, events, and the run's
+//! state.
 //!
 //! Reading changes nothing in the folder and needs nothing of the process that trains, so any number of processes
 //! can do it, over a network too. `docs/metrics.md` says what the files have.
@@ -281,8 +282,8 @@ impl Run {
         self.report.as_ref()
     }
 
-    /// When something was last heard of the run, as Unix time in microseconds; for a run of before times were kept,
-    /// when its metrics or configuration were written.
+    /// When something was last heard of the run, as Unix time in microseconds; for a run of before times were
+    /// kept, when its metrics or configuration were written.
     pub fn heard_us(&self) -> Option<u64> {
         let said = self.events.last().map_or(0, |e| e.time_us).max(self.steps.last_time_us());
         let written = || {

@@ -135,8 +135,8 @@ impl Batch {
 pub enum Event {
     /// A step.
     Step(StepReport),
-    /// Nothing: this process cannot go on, for the reason given, but a new one may. Save a checkpoint, and resume it
-    /// there.
+    /// Nothing: this process cannot go on, for the reason given, but a new one may. Save a checkpoint, and resume
+    /// it there.
     Restart(String),
     /// Nothing: training is over.
     Finished,
@@ -735,7 +735,8 @@ impl Trainer {
         self.state.stats.n_compiles + (self.device.usage().n_compiles - self.n_compiles_before) as u64
     }
 
-    /// The engine's energy, if this device is the engine: what earlier processes have used says nothing of another.
+    /// The engine's energy, if this device is the engine: what earlier processes have used says nothing of
+    /// another.
     fn engine_energy_j(&self) -> Option<f64> {
         let used = self.device.engine_energy_j()? - self.energy_before_j?;
         Some(self.state.stats.engine_energy_j.unwrap_or(0.0) + used)

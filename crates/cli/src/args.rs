@@ -114,8 +114,8 @@ Exit codes:
 
 SIGTERM and SIGHUP do what Ctrl-C does: the run is saved, and can be resumed.")]
 pub(crate) struct Train {
-    /// A preset (tiny, digits, digits-convnet, shakespeare), or the path of a configuration (`*.toml`); with --resume,
-    /// by default the run's own
+    /// A preset (tiny, digits, digits-convnet, shakespeare), or the path of a configuration (`*.toml`); with
+    /// --resume, by default the run's own
     #[arg(value_name = "PRESET|CONFIG")]
     pub(crate) what: Option<String>,
 
@@ -160,8 +160,8 @@ pub(crate) struct Train {
     #[arg(long, value_parser = strategy())]
     pub(crate) weights: Option<Strategy>,
 
-    /// With baked weights on the Neural Engine: put new weights beside what a compile has left, instead of compiling,
-    /// if the device finds that this works [config: device.donor_patch]
+    /// With baked weights on the Neural Engine: put new weights beside what a compile has left, instead of
+    /// compiling, if the device finds that this works [config: device.donor_patch]
     #[arg(long)]
     pub(crate) donor_patch: bool,
 
@@ -186,8 +186,8 @@ pub(crate) struct Train {
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_every: Option<u64>,
 
-    /// Print what a step would do where, and what the run would take on the chip with each strategy (an estimate by
-    /// published figures), and train nothing
+    /// Print what a step would do where, and what the run would take on the chip with each strategy (an estimate
+    /// by published figures), and train nothing
     #[arg(long, conflicts_with_all = ["resume", "quiet"])]
     pub(crate) plan: bool,
 
@@ -260,8 +260,8 @@ pub(crate) struct Watch {
 
 /// List runs: state, model, steps, losses, speed, age
 ///
-/// States: untrained (imported, or just being made), starting, running, restarting, finished, interrupted (saved on
-/// request), failed, killed (the process is gone and has not said why).
+/// States: untrained (imported, or just being made), starting, running, restarting, finished, interrupted (saved
+/// on request), failed, killed (the process is gone and has not said why).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -284,7 +284,8 @@ pub(crate) struct Runs {
 
 /// Evaluate a run's weights on its validation data: loss and, for classes, accuracy
 ///
-/// Computed on the host in f32. Where the data has no validation part, the first batches that were trained on are taken.
+/// Computed on the host in f32. Where the data has no validation part, the first batches that were trained on are
+/// taken.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -301,8 +302,8 @@ pub(crate) struct Eval {
     #[arg(value_name = "RUN")]
     pub(crate) run: PathBuf,
 
-    /// A safetensors file or a checkpoint (`*.anemone`) of the same model; by default the run's final weights, or those
-    /// of its last checkpoint
+    /// A safetensors file or a checkpoint (`*.anemone`) of the same model; by default the run's final weights, or
+    /// those of its last checkpoint
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
 
@@ -317,9 +318,9 @@ pub(crate) struct Eval {
 
 /// Generate text with a model, shown as it comes, on the host in f32
 ///
-/// The model is a run's folder or one of its weights, a folder of Hugging Face's (GPT-2, Llama), or a file of llama2.c.
-/// When a model has seen as many tokens as it can, it goes on with the later half of them. Where there is no tokenizer,
-/// the prompt is numbers of tokens, and so is what comes.
+/// The model is a run's folder or one of its weights, a folder of Hugging Face's (GPT-2, Llama), or a file of
+/// llama2.c. When a model has seen as many tokens as it can, it goes on with the later half of them. Where there
+/// is no tokenizer, the prompt is numbers of tokens, and so is what comes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -361,8 +362,8 @@ pub(crate) struct Generate {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
 
-    /// A safetensors file or a checkpoint (`*.anemone`) of the run's model; by default the run's best weights, its final
-    /// ones, or those of its last checkpoint
+    /// A safetensors file or a checkpoint (`*.anemone`) of the run's model; by default the run's best weights, its
+    /// final ones, or those of its last checkpoint
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
 
@@ -381,8 +382,8 @@ pub(crate) struct Generate {
 
 /// Import a model that was trained elsewhere: Hugging Face's GPT-2 and Llama, or a file of llama2.c
 ///
-/// It gets a folder as a run does, for `anemone generate` and `anemone export`. To train it further, copy the folder's
-/// config.toml, say in it on what data, and train that: it begins with these weights.
+/// It gets a folder as a run does, for `anemone generate` and `anemone export`. To train it further, copy the
+/// folder's config.toml, say in it on what data, and train that: it begins with these weights.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -430,8 +431,8 @@ pub(crate) struct Export {
     #[arg(value_name = "FOLDER")]
     pub(crate) folder: PathBuf,
 
-    /// A safetensors file or a checkpoint (`*.anemone`) of the run's model; by default the run's best weights, its final
-    /// ones, or those of its last checkpoint
+    /// A safetensors file or a checkpoint (`*.anemone`) of the run's model; by default the run's best weights, its
+    /// final ones, or those of its last checkpoint
     #[arg(long, value_name = "FILE")]
     pub(crate) weights: Option<PathBuf>,
 }
@@ -452,7 +453,8 @@ Exit codes:
   1  errors were found, or a file could not be read
   2  the command line is wrong")]
 pub(crate) struct Check {
-    /// MIL text (`.mil` or any other name), `.mlmodelc`, `.mlpackage` or `.mlmodel`; `-` reads text from standard input
+    /// MIL text (`.mil` or any other name), `.mlmodelc`, `.mlpackage` or `.mlmodel`; `-` reads text from standard
+    /// input
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
 
@@ -467,8 +469,8 @@ pub(crate) struct Check {
 
 /// Lay out MIL text as Apple's coremlc does, in place
 ///
-/// Layout alone: nothing is put in another order. A file is replaced as a whole or not at all. coremlc's layout has no
-/// comments, so a file that has some is only rewritten with --drop-comments.
+/// Layout alone: nothing is put in another order. A file is replaced as a whole or not at all. coremlc's layout
+/// has no comments, so a file that has some is only rewritten with --drop-comments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -521,8 +523,8 @@ pub(crate) struct Devices {
 
 /// Try what this machine's engine can do, and remember it for `--device auto`
 ///
-/// Programs with known answers and short runs of training, in each form and strategy that anemone knows. The text is
-/// fit to be pasted into an issue.
+/// Programs with known answers and short runs of training, in each form and strategy that anemone knows. The text
+/// is fit to be pasted into an issue.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -597,8 +599,8 @@ pub(crate) struct Run {
 
 /// Make a report of runs: a page to read and show, and pictures
 ///
-/// The page is one file that needs no network: curves, where the time went, compiles beside training, what ran and what
-/// was checked, the configuration. Several runs are compared side by side. A run need not have ended.
+/// The page is one file that needs no network: curves, where the time went, compiles beside training, what ran and
+/// what was checked, the configuration. Several runs are compared side by side. A run need not have ended.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -618,8 +620,8 @@ pub(crate) struct Report {
     #[arg(required = true, value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
 
-    /// The folder for page and pictures, made if it is not there; or a file (`*.html`) for the page alone. By default
-    /// `report` in the run's folder, or for several runs in the current one
+    /// The folder for page and pictures, made if it is not there; or a file (`*.html`) for the page alone. By
+    /// default `report` in the run's folder, or for several runs in the current one
     #[arg(long, value_name = "DIR|FILE.html", conflicts_with_all = ["text", "json"])]
     pub(crate) out: Option<PathBuf>,
 

@@ -1,4 +1,5 @@
-//! Which engine a run gets: what was asked for, and for `auto` what `anemone doctor` has found out on this machine.
+//! Which engine a run gets: what was asked for, and for `auto` what `anemone doctor` has found out on this
+//! machine.
 
 use anemone::config::DeviceConfig;
 use anemone::device::self_test::Verdict;

@@ -1,4 +1,5 @@
-//! `anemone man` and `anemone completions`: what clap knows of the command line, in the forms of manuals and shells.
+//! `anemone man` and `anemone completions`: what clap knows of the command line, in the forms of manuals and
+//! shells.
 
 use crate::Outcome;
 use crate::args::{self, Args};

@@ -72,7 +72,8 @@ fn inputs(program: &ValidProgram, given: &[(String, std::path::PathBuf)]) -> Res
     Ok(tensors)
 }
 
-/// The tensor with the element type that is wanted: floating-point numbers are rounded to it, whole numbers must fit.
+/// The tensor with the element type that is wanted: floating-point numbers are rounded to it, whole numbers must
+/// fit.
 fn converted(tensor: Tensor, dtype: DType) -> Result<Tensor> {
     let from = tensor.dtype();
     match (tensor.floats(), tensor.ints()) {

@@ -1,7 +1,8 @@
 //! Event files for TensorBoard: TensorFlow's `Event` messages in its record format, written from a run's metrics.
 //!
 //! A record is its length (8 bytes, little-endian), a checksum of that, the message, and a checksum of it. The
-//! checksums are CRC-32C, rotated and added to. Source: `tensorflow/core/util/event.proto`, `lib/io/record_writer.cc`.
+//! checksums are CRC-32C, rotated and added to. Source: `tensorflow/core/util/event.proto`,
+//! `lib/io/record_writer.cc`.
 
 use anemone::Run;
 use anemone::run::now_us;

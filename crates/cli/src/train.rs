@@ -360,8 +360,8 @@ impl Run {
         Ok(())
     }
 
-    /// Keeps the weights as the best so far. Should the process be killed before the next checkpoint, they will come
-    /// again.
+    /// Keeps the weights as the best so far. Should the process be killed before the next checkpoint, they will
+    /// come again.
     fn save_best(&mut self, validation: &Validation) -> anyhow::Result<()> {
         let mut about = vec![
             ("format", "anemone".to_string()),
@@ -393,8 +393,8 @@ impl Run {
     }
 }
 
-/// Replaces this process by a new one that resumes the run, which is saved at step `n_steps`. Comes back only with an
-/// error, which the journal has too.
+/// Replaces this process by a new one that resumes the run, which is saved at step `n_steps`. Comes back only with
+/// an error, which the journal has too.
 fn replace_process(folder: &Path, n_steps: u64, is_view_wanted: bool) -> anyhow::Error {
     let error = match next_process(folder, is_view_wanted) {
         // The new process would know nothing of it.

@@ -1,5 +1,5 @@
-//! `anemone train` killed, interrupted, run twice at a time, on damaged checkpoints and full disks: what was saved is
-//! never lost, and the run ends in the weights of one that nothing disturbed.
+//! `anemone train` killed, interrupted, run twice at a time, on damaged checkpoints and full disks: what was saved
+//! is never lost, and the run ends in the weights of one that nothing disturbed.
 #![cfg(unix)]
 
 mod support;
@@ -15,8 +15,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Folder, steps_and_losses};
 
-/// How often a run is killed in one test. The whole number takes a minute where tests are not optimised; it is that of
-/// release builds, and of those with the shared data at hand.
+/// How often a run is killed in one test. The whole number takes a minute where tests are not optimised; it is
+/// that of release builds, and of those with the shared data at hand.
 fn n_kills() -> usize {
     let whole = !cfg!(debug_assertions) || std::env::var_os("ANEMONE_SHARED").is_some();
     if whole { 50 } else { 12 }
@@ -212,7 +212,8 @@ fn a_checkpoint_that_cannot_be_used_is_refused_by_name_and_left_untouched() {
     assert!(out.status.success(), "the checkpoint itself is good: {out:?}");
 }
 
-/// `anemone` with a limit of `kib` KiB, or twice that, to the size of files, at which writing fails as on a full disk.
+/// `anemone` with a limit of `kib` KiB, or twice that, to the size of files, at which writing fails as on a full
+/// disk.
 fn with_small_files(folder: &Folder, kib: u32, args: &[&str]) -> std::process::Output {
     // Blocks have 512 bytes, in some shells 1024. With the signal ignored, the write itself fails.
     let n_blocks = 2 * kib;

@@ -1,5 +1,5 @@
-//! `anemone report` as a process, on runs that were trained and on folders as killed, broken and hostile ones leave
-//! them. What a browser makes of the page is in `.ci/checks/report.sh`.
+//! `anemone report` as a process, on runs that were trained and on folders as killed, broken and hostile ones
+//! leave them. What a browser makes of the page is in `.ci/checks/report.sh`.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! `anemone train` through the driver of the Neural Engine, against stand-ins for Apple's classes that were written
-//! apart from it. `ANEMONE_STAND_INS` is the path of their library.
+//! `anemone train` through the driver of the Neural Engine, against stand-ins for Apple's classes that were
+//! written apart from it. `ANEMONE_STAND_INS` is the path of their library.
 #![allow(clippy::print_stderr)] // Says why it is skipped.
 
 use std::path::Path;
@@ -26,7 +26,8 @@ fn losses(folder: &Path) -> Vec<u32> {
     text.lines().map(loss).collect()
 }
 
-/// The folders with models that are still in the folder for temporary files, which GNUstep makes one of its own in.
+/// The folders with models that are still in the folder for temporary files, which GNUstep makes one of its own
+/// in.
 fn left_behind(temporary: &Path) -> Vec<String> {
     let entries = |path: &Path| -> Vec<_> { std::fs::read_dir(path).unwrap().map(|e| e.unwrap()).collect() };
     let own: Vec<_> = entries(temporary)

@@ -1,4 +1,5 @@
-//! `anemone train` as a process: folders, files, messages, restarts. What kills and breaks it is in `disturbed.rs`.
+//! `anemone train` as a process: folders, files, messages, restarts. What kills and breaks it is in
+//! `disturbed.rs`.
 
 mod support;
 
@@ -294,7 +295,8 @@ fn a_plan_is_printed_and_nothing_trained() {
         plan["host"].as_array().unwrap().iter().map(|op| op["calls"].as_u64().unwrap()).sum()
     };
     let usual = plan(&[]);
-    // Four linear layers in each of four blocks and the classifier, forward and backward; two blocks share programs.
+    // Four linear layers in each of four blocks and the classifier, forward and backward; two blocks share
+    // programs.
     assert_eq!((&usual["dispatches"], &usual["compiles"]), (&34.into(), &10.into()));
     assert!(calls(&plan(&["--recompute"])) > calls(&usual));
     let on_m1 = plan(&["--chip", "m1", "--steps", "100"]);

@@ -89,7 +89,8 @@ fn a_run_that_is_killed_resumed_ended_and_finished_says_so_each_time() {
     assert_eq!((what.len(), what[0], what[1], what[3]), (5, of, of, of), "{:?}", run.events());
 }
 
-/// Whoever looks at a run all the time must not see it dead between its processes, nor keep the next one from its lock.
+/// Whoever looks at a run all the time must not see it dead between its processes, nor keep the next one from its
+/// lock.
 #[test]
 fn a_run_that_restarts_is_never_dead_to_who_watches() {
     let folder = Folder::new();

@@ -1,5 +1,5 @@
-//! A configuration as a text that explains itself: each key under a line that says what it is, its values, its default.
-//! The lines are the comments of the types.
+//! A configuration as a text that explains itself: each key under a line that says what it is, its values, its
+//! default. The lines are the comments of the types.
 
 use super::Config;
 use super::schema::Node;
@@ -9,13 +9,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 impl Config {
-    /// The configuration as TOML, complete, each key under a comment: what it is, its values, its default. Keys that may be
-    /// left out, and are, stand in comments themselves.
+    /// The configuration as TOML, complete, each key under a comment: what it is, its values, its default. Keys
+    /// that may be left out, and are, stand in comments themselves.
     ///
     /// ```
     /// # use anemone::Config;
     /// let text = Config::default().to_commented_toml();
-    /// assert!(text.contains("# Steps whose gradients are averaged into one update [1 or more; default 1]\naccumulate = 1\n"));
+    /// assert!(text.contains("averaged into one update [1 or more; default 1]\naccumulate = 1\n"));
     /// assert_eq!(Config::from_toml(&text)?, Config::default());
     /// # Ok::<(), anemone::Error>(())
     /// ```

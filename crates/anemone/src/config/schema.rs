@@ -1,5 +1,5 @@
-//! What a configuration may say, derived from its types and their comments: keys, what they mean, which values they take.
-//! Texts are held against it, so that a message can name the line and the nearest key.
+//! What a configuration may say, derived from its types and their comments: keys, what they mean, which values
+//! they take. Texts are held against it, so that a message can name the line and the nearest key.
 
 use super::Config;
 use serde_json::Value;
@@ -152,7 +152,8 @@ impl Finding {
     }
 }
 
-/// Looks for keys and values that there are not. What is no TOML, or of the wrong type, is left to whoever reads it.
+/// Looks for keys and values that there are not. What is no TOML, or of the wrong type, is left to whoever reads
+/// it.
 pub(super) fn check(text: &str) -> Result<(), Finding> {
     match DeTable::parse(text) {
         Ok(doc) => Check { doc: doc.get_ref() }.table(Node::root(), "", doc.get_ref(), doc.span()),

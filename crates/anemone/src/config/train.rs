@@ -32,7 +32,8 @@ pub struct TrainConfig {
     pub input_gradient: bool,
     /// The seed of all random numbers.
     pub seed: u64,
-    /// A safetensors file or a checkpoint with weights to begin with; adapters that it does not have begin as always.
+    /// A safetensors file or a checkpoint with weights to begin with; adapters that it does not have begin as
+    /// always.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_weights: Option<PathBuf>,
     /// What gradients are multiplied by before they enter fp16; divided out again before the update.

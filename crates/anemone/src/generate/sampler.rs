@@ -8,13 +8,13 @@ use std::cmp::Ordering;
 /// their shares the largest that together reach `top_p`; from what is left a token is drawn by its share.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// What logits are divided by: the smaller, the likelier the likely. 0 takes the likeliest always, the first of
-    /// equals.
+    /// What logits are divided by: the smaller, the likelier the likely. 0 takes the likeliest always, the first
+    /// of equals.
     pub temperature: f32,
     /// The most tokens to draw from; 0 for all. Of equal logits the first count.
     pub top_k: usize,
-    /// The share that the likeliest tokens must reach, above 0 and at most 1; the one with which they reach it is among
-    /// them.
+    /// The share that the likeliest tokens must reach, above 0 and at most 1; the one with which they reach it is
+    /// among them.
     pub top_p: f32,
     /// Only tokens below this are drawn, where a model has logits for more tokens than there are; 0 for all.
     pub n_tokens: usize,

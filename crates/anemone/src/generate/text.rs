@@ -20,7 +20,8 @@ const MOST_WAITING: usize = 8;
 /// ```
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Those whose text came last, on which the text of the next may depend, and those whose text is still to come.
+    /// Those whose text came last, on which the text of the next may depend, and those whose text is still to
+    /// come.
     tokens: Vec<u32>,
     /// How many the former are.
     n_given: usize,

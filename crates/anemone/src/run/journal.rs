@@ -183,8 +183,8 @@ impl Journal {
         line.push(b'\n');
         let n_before = self.file.metadata().map_err(failed)?.len();
         self.file.write_all(&line).map_err(|e| {
-            // Part of the line may be there, to which the next one would be glued. Should it not go away either, the
-            // first error is the one to report.
+            // Part of the line may be there, to which the next one would be glued. Should it not go away either,
+            // the first error is the one to report.
             let _ = self.file.set_len(n_before);
             failed(e)
         })

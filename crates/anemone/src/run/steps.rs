@@ -115,8 +115,8 @@ struct Validation {
 }
 
 impl Line {
-    /// Whether one can count with its numbers: those of which there are none below zero are not, and whole numbers are
-    /// so low that sums of them have room and that they are the same as floating-point numbers.
+    /// Whether one can count with its numbers: those of which there are none below zero are not, and whole numbers
+    /// are so low that sums of them have room and that they are the same as floating-point numbers.
     fn is_possible(&self) -> bool {
         const END: u64 = 1 << f64::MANTISSA_DIGITS;
         let times = [self.device_us, self.copy_us, self.host_us, self.compile_wait_us, self.eval_us];
@@ -181,8 +181,8 @@ impl Steps {
         self.time_us.last().copied().unwrap_or(0)
     }
 
-    /// Steps a second, waiting included, over the latest of those that ended after `since_us`: the last ten seconds,
-    /// or two steps if they took longer.
+    /// Steps a second, waiting included, over the latest of those that ended after `since_us`: the last ten
+    /// seconds, or two steps if they took longer.
     pub(super) fn rate(&self, since_us: u64) -> Option<f64> {
         const LATELY_US: u64 = 10_000_000;
         let (last, n) = (self.last_time_us(), self.len());

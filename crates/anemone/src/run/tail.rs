@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-/// Bytes before the place where reading goes on that are looked at again: if they have changed, the file is another.
-/// Lines have times in them, so that two of them are never alike.
+/// Bytes before the place where reading goes on that are looked at again: if they have changed, the file is
+/// another. Lines have times in them, so that two of them are never alike.
 const N_LOOK_BACK: usize = 512;
 
 /// Where reading a file stands.

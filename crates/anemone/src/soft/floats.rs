@@ -6,8 +6,8 @@ use std::sync::Arc;
 /// Elements of a line of the caches.
 const LINE: usize = 16;
 
-/// Numbers, the first at the beginning of a line of the caches: vectors that lie across two lines take twice as long.
-/// Clones share their memory until one of them is written.
+/// Numbers, the first at the beginning of a line of the caches: vectors that lie across two lines take twice as
+/// long. Clones share their memory until one of them is written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Floats {
     room: Option<Arc<Vec<f32>>>,

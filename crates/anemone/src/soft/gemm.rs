@@ -15,10 +15,11 @@ use tile::{Rows, Tile};
 pub(super) const PANEL: usize = 8;
 /// The most columns of a panel of B, which is as many as a tile of the widest vectors takes.
 const MOST_COLUMNS: usize = 48;
-/// Terms that are summed before the next block of A and B is laid out: a panel of B is then 36 KiB at most and stays
-/// in the first cache. In tests few, as of rows, so that small products take several turns.
+/// Terms that are summed before the next block of A and B is laid out: a panel of B is then 36 KiB at most and
+/// stays in the first cache. In tests few, as of rows, so that small products take several turns.
 const MOST_TERMS: usize = if cfg!(test) { 24 } else { 192 };
-/// Rows of A that are laid out at a time: 192 KiB with the most terms, which the second cache holds together with the rows of C.
+/// Rows of A that are laid out at a time: 192 KiB with the most terms, which the second cache holds together with
+/// the rows of C.
 const MOST_ROWS: usize = if cfg!(test) { 40 } else { 256 };
 
 /// The shape of a matrix product `C[m, n] = A[m, k] B[k, n]`, all dense and row-major.
@@ -81,16 +82,16 @@ impl Gemm {
         (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * k + MOST_SKIPPED
     }
 
-    /// Lays A out in panels of rows, the terms of each together, as products read it: as many panels from that number
-    /// on as there is room for.
+    /// Lays A out in panels of rows, the terms of each together, as products read it: as many panels from that
+    /// number on as there is room for.
     pub(crate) fn pack(self, a: &[f32], first: usize, packed: &mut [f32]) {
         assert!(a.len() == self.m * self.k && first * PANEL * self.k + packed.len() <= self.n_packed());
         dispatch(Pack { gemm: self, a, first, packed });
     }
 
     /// The rows of the product from `first` on, as many as there are in `c`, rounded to fp16 where asked for. Each
-    /// element's terms come in the order of `k`, each multiplied and added in one rounding, whatever the machine and
-    /// the rows asked for.
+    /// element's terms come in the order of `k`, each multiplied and added in one rounding, whatever the machine
+    /// and the rows asked for.
     pub(crate) fn run(
         self,
         (a, b, start): (Left<'_>, &[f32], Start<'_>),

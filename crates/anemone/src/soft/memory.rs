@@ -34,8 +34,9 @@ impl Memory {
         self.adds = adds;
     }
 
-    /// Lets a floating-point input be these elements, of which two contents never have the same version. They are not
-    /// copied; [`Memory::forget_input`] gives them back. If they are `raw` they still have to be rounded to fp16.
+    /// Lets a floating-point input be these elements, of which two contents never have the same version. They are
+    /// not copied; [`Memory::forget_input`] gives them back. If they are `raw` they still have to be rounded to
+    /// fp16.
     pub(crate) fn share_input(&mut self, plan: &Plan, index: usize, elements: &Floats, version: u64, raw: bool) {
         let place = &plan.input_places[index];
         self.floats[place.slot] = elements.clone();
@@ -96,8 +97,8 @@ impl Memory {
         (place.range == (0..floats.len())).then_some(floats)
     }
 
-    /// The elements of a floating-point input, to be written before a run; fp16 inputs take numbers on the fp16 grid.
-    /// Nothing of an `int32` input: [`Memory::write_input`] takes those too.
+    /// The elements of a floating-point input, to be written before a run; fp16 inputs take numbers on the fp16
+    /// grid. Nothing of an `int32` input: [`Memory::write_input`] takes those too.
     pub(crate) fn input_mut(&mut self, plan: &Plan, index: usize) -> &mut [f32] {
         self.versions[index] += 1;
         let Place { kind, slot, range } = &plan.input_places[index];
@@ -115,7 +116,8 @@ impl Memory {
         }
     }
 
-    /// The elements of a floating-point output, after a run; of an `int32` output [`Memory::read_output`] gives them.
+    /// The elements of a floating-point output, after a run; of an `int32` output [`Memory::read_output`] gives
+    /// them.
     pub(crate) fn output(&self, plan: &Plan, index: usize) -> &[f32] {
         match &plan.output_places[index] {
             place if place.kind == PlaceKind::Floats => self.read(place),

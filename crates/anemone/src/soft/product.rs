@@ -14,8 +14,8 @@ pub(super) struct Product {
     pub(super) is_summed: bool,
     /// Whether there is one A for the whole batch, which a step before has laid out.
     pub(super) is_packed: bool,
-    /// Where A is packed only if its input has stayed the same: the step that packs it, and the input. A as it is comes
-    /// last among what the product reads.
+    /// Where A is packed only if its input has stayed the same: the step that packs it, and the input. A as it is
+    /// comes last among what the product reads.
     pub(super) packed_by: Option<(usize, usize)>,
     /// Whether it may add to what its result holds already.
     pub(super) accumulates: bool,

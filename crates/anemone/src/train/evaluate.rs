@@ -48,8 +48,8 @@ impl Evaluator {
         if self.data.n_validation_batches() > 0 { Part::Validation } else { Part::Train }
     }
 
-    /// What the weights do on the batches that `eval.batches` allows. Weights are found by their names; others than
-    /// the model's may be among them.
+    /// What the weights do on the batches that `eval.batches` allows. Weights are found by their names; others
+    /// than the model's may be among them.
     ///
     /// # Errors
     ///
@@ -129,8 +129,9 @@ impl Forward {
         Ok(Score { loss, n_targets, n_right })
     }
 
-    /// The mean over the targets of at most `n_batches` batches (0 for all), spread over the validation part. Where
-    /// there is none, over so many of the first batches that are trained on, which have no end: over one for 0.
+    /// The mean over the targets of at most `n_batches` batches (0 for all), spread over the validation part.
+    /// Where there is none, over so many of the first batches that are trained on, which have no end: over one for
+    /// 0.
     pub(super) fn validate(
         &mut self,
         params: &[Floats],

@@ -25,8 +25,8 @@ pub(super) struct Times {
 }
 
 impl Trainer {
-    /// The loss and the gradients of the next batch, left in the environment; of a loss that is not finite, not all
-    /// gradients.
+    /// The loss and the gradients of the next batch, left in the environment; of a loss that is not finite, not
+    /// all gradients.
     pub(super) fn forward_and_backward(&mut self) -> Result<Times> {
         let e = &mut self.environment;
         let (x, target) = e.batch_mut();
@@ -41,8 +41,8 @@ impl Trainer {
             let start = Instant::now();
             parts.iter().try_for_each(|&part| plan.run_host(part, e)).map(|()| start.elapsed())
         };
-        // What only gradients need is done while the device works, if it is worth another thread and the device is not
-        // this CPU.
+        // What only gradients need is done while the device works, if it is worth another thread and the device is
+        // not this CPU.
         let mut waiting = Vec::new();
         for &part in &plan.parts {
             if let Part::Host(part) | Part::Deferred(part) = part

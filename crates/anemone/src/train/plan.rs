@@ -1,11 +1,12 @@
 //! What runs where: cuts a training graph into programs for the device and work for the host.
 //!
 //! Linear layers (convolutions whose weights depend on parameters alone), forward and backward, run on the device
-//! in fp16, one dispatch each; those too large for it are split, convolutions with windows unfolded where weights are
-//! passed in, and what it refuses all the same stays on the host. What depends on parameters alone, such as the
-//! transposed weights of a backward layer, is prepared on the host once a weight version. The rest (activations,
-//! attention, norms, loss and, unless the device is asked for them, gradients of weights) runs on the host in f32, by
-//! the same steps the software engine has: one program over one memory, run in parts between the device's calls.
+//! in fp16, one dispatch each; those too large for it are split, convolutions with windows unfolded where weights
+//! are passed in, and what it refuses all the same stays on the host. What depends on parameters alone, such as
+//! the transposed weights of a backward layer, is prepared on the host once a weight version. The rest
+//! (activations, attention, norms, loss and, unless the device is asked for them, gradients of weights) runs on
+//! the host in f32, by the same steps the software engine has: one program over one memory, run in parts between
+//! the device's calls.
 
 mod assign;
 mod describe;
@@ -121,7 +122,8 @@ impl TrainPlan {
         self.host.environment()
     }
 
-    /// Computes what depends on parameters alone: the weights of the device's calls, and what the host's parts read.
+    /// Computes what depends on parameters alone: the weights of the device's calls, and what the host's parts
+    /// read.
     ///
     /// # Errors
     ///
@@ -140,8 +142,8 @@ impl TrainPlan {
         self.host.hand(e, values);
     }
 
-    /// Takes the parameters from the host's parts, so that they are changed where they lie. Nothing runs before new
-    /// values have been [handed](TrainPlan::hand).
+    /// Takes the parameters from the host's parts, so that they are changed where they lie. Nothing runs before
+    /// new values have been [handed](TrainPlan::hand).
     pub(crate) fn release(&self, e: &mut Environment) {
         self.host.release(e);
     }

@@ -1,4 +1,5 @@
-//! The programs a device gets: a linear layer in fp16, its weights compiled in or passed in, or the gradient of one.
+//! The programs a device gets: a linear layer in fp16, its weights compiled in or passed in, or the gradient of
+//! one.
 
 use crate::config::{Io, Strategy};
 use crate::error::Result;
@@ -279,7 +280,8 @@ impl Form {
 
 /// `y = conv(x, W)` with `W` a constant in a weights file.
 ///
-/// Names and order of the constants are those of the field's first such program, so that the texts can be compared.
+/// Names and order of the constants are those of the field's first such program, so that the texts can be
+/// compared.
 fn baked(
     op: &'static str,
     x: &[usize],
@@ -334,8 +336,8 @@ fn product(weight: &[usize; 4], transposed: bool, x: &[usize], y: &[usize], io: 
     Ok(b.finish(&[y])?)
 }
 
-/// `dW [1, 1, O, I] = sum of dy[n, :, s] x[n, :, s]^T` of `dy [N, O, 1, S]` and `x [N, I, 1, S]`: the positions of the
-/// whole batch in one row, so that the product adds them all up.
+/// `dW [1, 1, O, I] = sum of dy[n, :, s] x[n, :, s]^T` of `dy [N, O, 1, S]` and `x [N, I, 1, S]`: the positions of
+/// the whole batch in one row, so that the product adds them all up.
 fn weight_gradient(dy: &[usize; 3], x: &[usize; 3], io: Io) -> Result<Program> {
     let mut b = Builder::new(Version::V1_0);
     let mut side = |name, cast: (&str, &str), [n, c, s]: [usize; 3]| -> Result<Value> {

@@ -1,6 +1,7 @@
 //! The palette: each colour has a meaning, a light form and a dark one.
 //!
-//! The hues are those of Okabe and Ito, told apart with any common colour vision, in lightness fit to the background.
+//! The hues are those of Okabe and Ito, told apart with any common colour vision, in lightness fit to the
+//! background.
 
 /// A colour by what it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -75,8 +75,8 @@ pub(crate) fn means(points: &[(f64, f64)], n_buckets: usize) -> Line {
     line
 }
 
-/// The average of the points around each, whose weights fall to 1/e over `n_steps` points on both sides, so that it
-/// neither leads nor lags; what is not finite adds nothing to it, and stays so.
+/// The average of the points around each, whose weights fall to 1/e over `n_steps` points on both sides, so that
+/// it neither leads nor lags; what is not finite adds nothing to it, and stays so.
 pub(crate) fn smoothed(points: &[(f64, f64)], n_steps: f64) -> Vec<(f64, f64)> {
     let keep = (-1.0 / n_steps.max(1e-9)).exp();
     // Sum and weight of each point and all on one side of it.

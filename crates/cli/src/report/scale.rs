@@ -46,7 +46,8 @@ impl Scale {
         (self.lo, self.hi)
     }
 
-    /// Where a value stands, 0 at the lower end. On a logarithmic scale, what is not positive stands at the lower end.
+    /// Where a value stands, 0 at the lower end. On a logarithmic scale, what is not positive stands at the lower
+    /// end.
     pub(crate) fn at(self, value: f64) -> f64 {
         let v = match self.log {
             true if value > 0.0 => value.log10(),

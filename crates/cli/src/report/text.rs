@@ -28,7 +28,8 @@ pub(crate) fn text(runs: &[Run]) -> String {
     plain(&out)
 }
 
-/// Without what a terminal would obey, narrow spaces, which not all of its fonts have, and spaces at the ends of lines.
+/// Without what a terminal would obey, narrow spaces, which not all of its fonts have, and spaces at the ends of
+/// lines.
 fn plain(text: &str) -> String {
     let shown = |c: char| match c {
         '\u{202f}' => None,

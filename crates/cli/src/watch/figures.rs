@@ -132,8 +132,8 @@ fn split(run: &Run) -> Split {
         compiles: mean(&steps.compile_wait_us),
         validation: validations.map(|v| v.eval_us).filter(|us| us.is_finite()).fold(0.0, |sum, us| sum + us) / n,
     };
-    // There is no whole but the sum where no times were kept, and for a process's first step: from the end of the one
-    // before it, nobody trained for a while.
+    // There is no whole but the sum where no times were kept, and for a process's first step: from the end of the
+    // one before it, nobody trained for a while.
     let whole_us = if steps.time_us[begin] < started_us { 0 } else { last.saturating_sub(steps.time_us[begin]) };
     Split { whole: (whole_us as f64 / n).max(split.sum()), ..split }
 }

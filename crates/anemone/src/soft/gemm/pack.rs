@@ -5,7 +5,8 @@ use crate::soft::fp16;
 use pulp::Simd;
 use std::ops::Range;
 
-/// Rows of A `[m, k]`, or `[k, m]` if transposed, as panels `[rows / PANEL][terms][PANEL]`, the last filled up with 0.
+/// Rows of A `[m, k]`, or `[k, m]` if transposed, as panels `[rows / PANEL][terms][PANEL]`, the last filled up
+/// with 0.
 #[inline(always)]
 pub(super) fn left<S: Simd>(
     simd: S,
@@ -40,8 +41,8 @@ pub(super) fn left<S: Simd>(
     }
 }
 
-/// Columns of B `[k, n]`, or `[n, k]` if transposed, as `[terms][width]`, filled up with 0; B itself if it lies so and
-/// is not to be rounded to fp16.
+/// Columns of B `[k, n]`, or `[n, k]` if transposed, as `[terms][width]`, filled up with 0; B itself if it lies so
+/// and is not to be rounded to fp16.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // What is laid out, where, and how.
 pub(super) fn right<'a, S: Simd>(

@@ -44,8 +44,8 @@ fn mul_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
     simd.splat_f32s(mul_add_by_f64(one(a), one(b), one(c)))
 }
 
-/// `a b + c` in one rounding, where the machine has no instruction for it: the product is exact in f64, and the sum is
-/// rounded to odd, so that rounding it to f32 gives what rounding the exact sum would.
+/// `a b + c` in one rounding, where the machine has no instruction for it: the product is exact in f64, and the
+/// sum is rounded to odd, so that rounding it to f32 gives what rounding the exact sum would.
 #[inline(always)]
 fn mul_add_by_f64(a: f32, b: f32, c: f32) -> f32 {
     let (p, c) = (f64::from(a) * f64::from(b), f64::from(c));

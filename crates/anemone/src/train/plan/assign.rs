@@ -122,8 +122,8 @@ fn refusal(form: &Form, known: &mut Vec<(Form, Option<String>)>, target: Target<
     Ok(why)
 }
 
-/// Takes programs off the device beyond those that a process can compile and keep loaded, those with the least work
-/// first.
+/// Takes programs off the device beyond those that a process can compile and keep loaded, those with the least
+/// work first.
 fn leave_what_exceeds_the_budget(
     on_device: &mut HashMap<usize, DeviceCall>,
     with: &mut HashMap<usize, usize>,

@@ -48,8 +48,8 @@ pub(super) fn made_of_params(f: &ValidFunction, params: &[&str]) -> HashSet<Valu
     made
 }
 
-/// The fewest parts of output and input channels with which the device takes the layer and its backward part; `None`
-/// if there are none.
+/// The fewest parts of output and input channels with which the device takes the layer and its backward part;
+/// `None` if there are none.
 fn parts_that_fit(form: &Form, target: Target<'_>) -> Option<(usize, usize)> {
     let (n_out, n_in) = form.channels()?;
     let powers = |n: usize| (0..).map(|i| 1 << i).take_while(move |&p| p <= n.min(MAX_PARTS));

@@ -30,7 +30,8 @@ pub(super) struct HostSide {
     loss_scale: Option<ValueId>,
     loss: ValueId,
     gradients: Vec<ValueId>,
-    /// Which gradients are added to those of the steps before where they are computed, and the first part that does so.
+    /// Which gradients are added to those of the steps before where they are computed, and the first part that
+    /// does so.
     is_added: Vec<bool>,
     pub(super) adds_from: Option<usize>,
     n_x: usize,
