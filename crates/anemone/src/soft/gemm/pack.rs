@@ -69,11 +69,19 @@ pub(super) fn right<'a, S: Simd>(
         }
         turn(simd, &b[columns.start * k + terms.start..], k, (columns.len(), terms.len()), out, width);
     } else {
-        let rows = b[terms.start * n + columns.start..].chunks(n);
-        for (out, b) in out.chunks_exact_mut(width).zip(rows) {
-            let (out, rest) = out.split_at_mut(columns.len());
-            out.copy_from_slice(&b[..columns.len()]);
-            rest.fill(0.0);
+        let rows = out.chunks_exact_mut(width).zip(b[terms.start * n + columns.start..].chunks(n));
+        if columns.len() == width {
+            for (out, b) in rows {
+                // A call to copy so few takes longer than copying them.
+                let b = S::as_simd_f32s(&b[..width]).0;
+                S::as_mut_simd_f32s(out).0.iter_mut().zip(b).for_each(|(out, b)| *out = *b);
+            }
+        } else {
+            for (out, b) in rows {
+                let (out, rest) = out.split_at_mut(columns.len());
+                out.copy_from_slice(&b[..columns.len()]);
+                rest.fill(0.0);
+            }
         }
     }
     if fp16 {

@@ -1,6 +1,6 @@
 //! Tiles of results in registers.
 
-use super::{PANEL, Start};
+use super::{MOST_COLUMNS, PANEL, Start};
 use crate::soft::fp16;
 use pulp::Simd;
 use std::ops::Range;
@@ -62,6 +62,9 @@ fn mul_add_by_f64(a: f32, b: f32, c: f32) -> f32 {
     (if inexact && is_even { f64::from_bits(odd) } else { sum }) as f32
 }
 
+// Sums must stay in registers: in memory, where they lie across lines of the cache, they cost an eighth of the time. The
+// compiler keeps them there if loops over them count to a constant; closures would not be inlined.
+#[allow(clippy::needless_range_loop)]
 impl<S: Simd> Tile<'_, S> {
     /// All rows, `V` vectors of columns each.
     #[inline(always)]
@@ -73,21 +76,22 @@ impl<S: Simd> Tile<'_, S> {
         let mut i = 0;
         // One column of vectors leaves registers for two panels, and their sums depend on fewer others.
         while V == 1 && S::REGISTER_COUNT >= 32 && i + 2 <= n_panels {
-            let sums = self.two_panels::<V>(panel(i), panel(i + 1), first + i * PANEL);
-            self.finish::<PANEL, V>(&sums[0], first + i * PANEL);
-            self.finish::<PANEL, V>(&sums[1], first + (i + 1) * PANEL);
+            let row = first + i * PANEL;
+            let [sums, sums2] = self.two_panels::<V>(panel(i), panel(i + 1), row);
+            self.finish::<PANEL, V>(sums, row);
+            self.finish::<PANEL, V>(sums2, row + PANEL);
             i += 2;
         }
         while i < n_panels {
             let row = first + i * PANEL;
             if S::REGISTER_COUNT >= 32 {
                 let sums = self.one_panel::<PANEL, V, 0>(panel(i), row);
-                self.finish::<PANEL, V>(&sums, row);
+                self.finish::<PANEL, V>(sums, row);
             } else {
                 let sums = self.one_panel::<{ PANEL / 2 }, V, 0>(panel(i), row);
-                self.finish::<{ PANEL / 2 }, V>(&sums, row);
+                self.finish::<{ PANEL / 2 }, V>(sums, row);
                 let sums = self.one_panel::<{ PANEL / 2 }, V, { PANEL / 2 }>(panel(i), row + PANEL / 2);
-                self.finish::<{ PANEL / 2 }, V>(&sums, row + PANEL / 2);
+                self.finish::<{ PANEL / 2 }, V>(sums, row + PANEL / 2);
             }
             i += 1;
         }
@@ -144,44 +148,49 @@ impl<S: Simd> Tile<'_, S> {
     /// What the sums of the rows from `row` on start from.
     #[inline(always)]
     fn begin<const R: usize, const V: usize>(&self, row: usize) -> [[S::f32s; V]; R] {
-        let zero = [[self.simd.splat_f32s(0.0); V]; R];
+        let mut sums = [[self.simd.splat_f32s(0.0); V]; R];
         match self.start {
-            Start::Zero => zero,
-            Start::Sums if self.is_whole::<R, V>(row) => {
-                let at = (row - self.rows.first) * self.n + self.columns.start;
-                let mut sums = zero;
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let c = S::as_simd_f32s(&self.c[at + r * self.n..][..V * S::F32_LANES]).0;
-                    sums.iter_mut().zip(c).for_each(|(sum, &c)| *sum = c);
+            Start::Zero => {}
+            start if self.is_whole::<R, V>(row) => {
+                let row = row - self.rows.first;
+                match start {
+                    Start::Rows(x) => {
+                        for r in 0..R {
+                            sums[r] = [self.simd.splat_f32s(x[row + r]); V];
+                        }
+                    }
+                    Start::Columns(x) => {
+                        if let Some(x) = S::as_simd_f32s(&x[self.columns.clone()]).0.first_chunk() {
+                            sums = [*x; R];
+                        }
+                    }
+                    _ => {
+                        for r in 0..R {
+                            let c = &self.c[(row + r) * self.n + self.columns.start..][..V * S::F32_LANES];
+                            if let Some(c) = S::as_simd_f32s(c).0.first_chunk() {
+                                sums[r] = *c;
+                            }
+                        }
+                    }
                 }
-                sums
             }
-            start => self.begin_edge(zero, start, row),
-        }
-    }
-
-    #[inline(always)]
-    fn begin_edge<const R: usize, const V: usize>(
-        &self,
-        mut sums: [[S::f32s; V]; R],
-        start: Start<'_>,
-        row: usize,
-    ) -> [[S::f32s; V]; R] {
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let row = row + r;
-            if row < self.rows.from || row >= self.rows.to {
-                continue;
-            }
-            let c_row = row - self.rows.first;
-            for (v, sum) in sums.iter_mut().enumerate() {
-                let columns = self.columns.start + v * S::F32_LANES..self.columns.end;
-                let len = columns.len().min(S::F32_LANES);
-                *sum = match start {
-                    Start::Zero => *sum,
-                    Start::Rows(x) => self.simd.splat_f32s(x[c_row]),
-                    Start::Columns(x) => self.simd.partial_load_f32s(&x[columns.start..][..len]),
-                    Start::Sums => self.simd.partial_load_f32s(&self.c[c_row * self.n + columns.start..][..len]),
-                };
+            start => {
+                let mut edge = Edge([[0.0; MOST_COLUMNS]; PANEL]);
+                for (r, edge) in edge.0[..R].iter_mut().enumerate() {
+                    let Some(row) = self.row_of_c(row + r) else { continue };
+                    let edge = &mut edge[..self.columns.len()];
+                    match start {
+                        Start::Zero => {}
+                        Start::Rows(x) => edge.fill(x[row]),
+                        Start::Columns(x) => edge.copy_from_slice(&x[self.columns.clone()]),
+                        Start::Sums => edge.copy_from_slice(&self.c[row * self.n..][self.columns.clone()]),
+                    }
+                }
+                for r in 0..R {
+                    if let Some(edge) = S::as_simd_f32s(&edge.0[r]).0.first_chunk() {
+                        sums[r] = *edge;
+                    }
+                }
             }
         }
         sums
@@ -189,32 +198,47 @@ impl<S: Simd> Tile<'_, S> {
 
     /// Writes the sums of the rows from `row` on.
     #[inline(always)]
-    fn finish<const R: usize, const V: usize>(&mut self, sums: &[[S::f32s; V]; R], row: usize) {
+    fn finish<const R: usize, const V: usize>(&mut self, mut sums: [[S::f32s; V]; R], row: usize) {
+        if self.fp16 {
+            for r in 0..R {
+                for v in 0..V {
+                    sums[r][v] = fp16::round_vector(self.simd, sums[r][v]);
+                }
+            }
+        }
         if self.is_whole::<R, V>(row) {
-            let at = (row - self.rows.first) * self.n + self.columns.start;
-            for (r, sums) in sums.iter().enumerate() {
-                let c = S::as_mut_simd_f32s(&mut self.c[at + r * self.n..][..V * S::F32_LANES]).0;
-                for (c, &sum) in c.iter_mut().zip(sums) {
-                    *c = if self.fp16 { fp16::round_vector(self.simd, sum) } else { sum };
+            let row = row - self.rows.first;
+            for r in 0..R {
+                let c = &mut self.c[(row + r) * self.n + self.columns.start..][..V * S::F32_LANES];
+                if let Some(c) = S::as_mut_simd_f32s(c).0.first_chunk_mut() {
+                    *c = sums[r];
                 }
             }
             return;
         }
-        for (r, sums) in sums.iter().enumerate() {
-            let row = row + r;
-            if row < self.rows.from || row >= self.rows.to {
-                continue;
+        let mut edge = Edge([[0.0; MOST_COLUMNS]; PANEL]);
+        for r in 0..R {
+            if let Some(edge) = S::as_mut_simd_f32s(&mut edge.0[r]).0.first_chunk_mut() {
+                *edge = sums[r];
             }
-            for (v, &sum) in sums.iter().enumerate() {
-                let columns = self.columns.start + v * S::F32_LANES..self.columns.end;
-                let at = (row - self.rows.first) * self.n + columns.start;
-                let len = columns.len().min(S::F32_LANES);
-                let sum = if self.fp16 { fp16::round_vector(self.simd, sum) } else { sum };
-                self.simd.partial_store_f32s(&mut self.c[at..][..len], sum);
+        }
+        for (r, edge) in edge.0[..R].iter().enumerate() {
+            if let Some(row) = self.row_of_c(row + r) {
+                self.c[row * self.n..][self.columns.clone()].copy_from_slice(&edge[..self.columns.len()]);
             }
         }
     }
+
+    /// The row of C that a row is, if it is one of those to compute.
+    #[inline(always)]
+    fn row_of_c(&self, row: usize) -> Option<usize> {
+        if row >= self.rows.from && row < self.rows.to { Some(row - self.rows.first) } else { None }
+    }
 }
+
+/// A tile of which not all rows or columns are there.
+#[repr(align(64))]
+struct Edge([[f32; MOST_COLUMNS]; PANEL]);
 
 #[cfg(test)]
 mod tests {
