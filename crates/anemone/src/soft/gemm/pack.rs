@@ -5,6 +5,9 @@ use crate::soft::fp16;
 use pulp::Simd;
 use std::ops::Range;
 
+/// Panels of a transposed A that are laid out together.
+const GROUP: usize = 4;
+
 /// Rows of A `[m, k]`, or `[k, m]` if transposed, as panels `[rows / PANEL][terms][PANEL]`, the last filled up
 /// with 0.
 #[inline(always)]
@@ -21,48 +24,55 @@ pub(super) fn left<S: Simd>(
     if n_terms == 0 {
         return;
     }
+    if transposed {
+        // What is read of a term lies together; a panel alone takes half a line of the caches.
+        for (i, out) in out.chunks_mut(n_terms * PANEL * GROUP).enumerate() {
+            let from = rows.start + i * PANEL * GROUP;
+            let n = (out.len() / n_terms).min(rows.end - from);
+            if n < out.len() / n_terms {
+                out.fill(0.0);
+            }
+            for (term, a) in a[terms.start * m + from..].chunks(m).take(n_terms).enumerate() {
+                let (whole, rest) = a[..n].as_chunks::<PANEL>();
+                for (panel, a) in whole.iter().enumerate() {
+                    if let Some(out) = out[(panel * n_terms + term) * PANEL..].first_chunk_mut() {
+                        *out = *a;
+                    }
+                }
+                if !rest.is_empty() {
+                    out[(whole.len() * n_terms + term) * PANEL..][..rest.len()].copy_from_slice(rest);
+                }
+            }
+        }
+        return;
+    }
     for (panel, out) in out.chunks_exact_mut(n_terms * PANEL).enumerate() {
         let from = rows.start + panel * PANEL;
         let n = PANEL.min(rows.end - from);
         if n < PANEL {
             out.fill(0.0);
         }
-        if transposed {
-            let a = a[terms.start * m + from..].chunks(m);
-            for (out, a) in out.as_chunks_mut::<PANEL>().0.iter_mut().zip(a) {
-                match a.first_chunk::<PANEL>() {
-                    Some(a) if n == PANEL => *out = *a,
-                    _ => out[..n].copy_from_slice(&a[..n]),
-                }
-            }
-        } else {
-            turn(simd, &a[from * k + terms.start..], k, (n, n_terms), out, PANEL);
-        }
+        turn(simd, &a[from * k + terms.start..], k, (n, n_terms), out, PANEL);
     }
 }
 
-/// Columns of B `[k, n]`, or `[n, k]` if transposed, as `[terms][width]`, filled up with 0; B itself if it lies so
-/// and is not to be rounded to fp16.
+/// Columns of B `[k, n]`, or `[n, k]` if transposed, as `[terms][width]`, filled up with 0 as far as there is room.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // What is laid out, where, and how.
-pub(super) fn right<'a, S: Simd>(
+pub(super) fn right<S: Simd>(
     simd: S,
-    b: &'a [f32],
+    b: &[f32],
     (k, n): (usize, usize),
     transposed: bool,
     terms: &Range<usize>,
     columns: &Range<usize>,
-    width: usize,
     fp16: bool,
-    room: &'a mut [f32],
-) -> &'a [f32] {
+    out: &mut [f32],
+) {
     if terms.is_empty() {
-        return &[];
+        return;
     }
-    if !transposed && n == width && !fp16 {
-        return &b[terms.start * n..terms.end * n];
-    }
-    let out = &mut room[..terms.len() * width];
+    let width = out.len() / terms.len();
     if transposed {
         if columns.len() < width {
             out.fill(0.0);
@@ -87,7 +97,6 @@ pub(super) fn right<'a, S: Simd>(
     if fp16 {
         fp16::round(simd, out);
     }
-    out
 }
 
 /// `out[j out_step + i] = x[i x_step + j]` for `i < n` and `j < m`.

@@ -17,7 +17,7 @@ fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
 }
 
-const SHAPES: [(usize, usize, usize); 11] = [
+const SHAPES: [(usize, usize, usize); 12] = [
     (1, 1, 1),
     (4, 3, 16),
     (5, 7, 17),
@@ -27,6 +27,8 @@ const SHAPES: [(usize, usize, usize); 11] = [
     (25, 9, 33),
     // More rows, terms and columns than are laid out at a time.
     (MOST_ROWS + 19, MOST_TERMS + 5, MOST_COLUMNS + 7),
+    // The same with more of B than is kept.
+    (MOST_ROWS + 3, 2 * MOST_TERMS, 70),
     (16, 2 * MOST_TERMS, 2 * MOST_COLUMNS),
     (0, 4, 4),
     (4, 0, 4),
@@ -50,6 +52,12 @@ fn check_one<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
     let b2 = if turned.1 { transposed(&b, k, n) } else { b.clone() };
     let mut packed = vec![f32::NAN; gemm.n_packed()];
     simd.vectorize(Pack { gemm, a: &a2, first: 0, packed: &mut packed });
+    // In parts as well, as threads do it.
+    let mut parts = vec![f32::NAN; packed.len()];
+    for (i, packed) in parts.chunks_mut((3 * PANEL * k).max(1)).enumerate() {
+        simd.vectorize(Pack { gemm, a: &a2, first: 3 * i, packed });
+    }
+    assert_eq!(parts, packed, "{gemm:?}");
     let held = wide(m * n, 0.11);
     let (rows, columns) = (wide(m, 0.21), wide(n, 0.31));
     let first = m / 3;
