@@ -26,6 +26,11 @@ const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         rule: Rule::Unsafe,
+        path: "crates/anemone/src/soft/gemm/prefetch.rs",
+        reason: "the instruction that fetches a line of the caches ahead has no safe name",
+    },
+    Exception {
+        rule: Rule::Unsafe,
         path: "crates/anemone/src/device/apple/sys.rs",
         reason: "messages to Objective-C objects are unsafe to send",
     },

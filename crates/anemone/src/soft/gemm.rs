@@ -2,6 +2,7 @@
 //! results that stay in registers.
 
 mod pack;
+mod prefetch;
 #[cfg(test)]
 mod tests;
 mod tile;

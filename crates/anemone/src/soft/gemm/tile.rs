@@ -1,5 +1,6 @@
 //! Tiles of results in registers.
 
+use super::prefetch::prefetch;
 use super::{MOST_COLUMNS, PANEL, Start};
 use crate::soft::fp16;
 use pulp::Simd;
@@ -84,6 +85,9 @@ impl<S: Simd> Tile<'_, S> {
         }
         while i < n_panels {
             let row = first + i * PANEL;
+            if let Start::Sums = self.start {
+                self.prefetch::<V>(row + PANEL);
+            }
             if S::REGISTER_COUNT >= 32 {
                 let sums = self.one_panel::<PANEL, V, 0>(panel(i), row);
                 self.finish::<PANEL, V>(sums, row);
@@ -94,6 +98,19 @@ impl<S: Simd> Tile<'_, S> {
                 self.finish::<{ PANEL / 2 }, V>(sums, row + PANEL / 2);
             }
             i += 1;
+        }
+    }
+
+    /// Has the sums fetched that the panel from `row` on will start from.
+    #[inline(always)]
+    fn prefetch<const V: usize>(&self, row: usize) {
+        for r in 0..PANEL {
+            let at = (row + r - self.rows.first) * self.n + self.columns.start;
+            for v in 0..V {
+                if let Some(c) = self.c.get(at + v * S::F32_LANES) {
+                    prefetch(c);
+                }
+            }
         }
     }
 
