@@ -56,7 +56,8 @@ pub(super) fn left<S: Simd>(
     }
 }
 
-/// Columns of B `[k, n]`, or `[n, k]` if transposed, as `[terms][width]`, filled up with 0 as far as there is room.
+/// Columns of B `[k, n]`, or `[n, k]` if transposed, as `[terms][width]`, filled up with 0 as far as there is
+/// room.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)] // What is laid out, where, and how.
 pub(super) fn right<S: Simd>(

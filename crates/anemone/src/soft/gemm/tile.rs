@@ -63,8 +63,8 @@ fn mul_add_by_f64(a: f32, b: f32, c: f32) -> f32 {
     (if inexact && is_even { f64::from_bits(odd) } else { sum }) as f32
 }
 
-// Sums must stay in registers: in memory, where they lie across lines of the cache, they cost an eighth of the time. The
-// compiler keeps them there if loops over them count to a constant; closures would not be inlined.
+// Sums must stay in registers: in memory, where they lie across lines of the cache, they cost an eighth of the
+// time. The compiler keeps them there if loops over them count to a constant; closures would not be inlined.
 #[allow(clippy::needless_range_loop)]
 impl<S: Simd> Tile<'_, S> {
     /// All rows, `V` vectors of columns each.
