@@ -23,11 +23,6 @@ const MOST_TERMS: usize = if cfg!(test) { 24 } else { 192 };
 /// the rows of C.
 const MOST_ROWS: usize = if cfg!(test) { 40 } else { 256 };
 
-/// The widest vectors.
-const MOST_LANES: usize = 16;
-/// The most elements of B that are kept packed for all rows of A: 4 MiB.
-const MOST_KEPT: usize = if cfg!(test) { 3000 } else { 1 << 20 };
-
 /// The shape of a matrix product `C[m, n] = A[m, k] B[k, n]`, all dense and row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Gemm {
@@ -85,18 +80,7 @@ impl Gemm {
     /// The room that a product needs to lay out its operands, whether A is packed already or not.
     pub(crate) fn n_scratch(self) -> usize {
         let k = self.k.min(MOST_TERMS);
-        let kept = if self.keeps(self.m) { self.n_kept() } else { MOST_COLUMNS * k };
-        self.m.min(MOST_ROWS).next_multiple_of(PANEL) * k + kept + MOST_SKIPPED
-    }
-
-    /// The elements of B when it is packed, for vectors of any width.
-    fn n_kept(self) -> usize {
-        self.n.next_multiple_of(MOST_LANES) * self.k
-    }
-
-    /// Whether so many rows take several turns, for which B is packed but once.
-    fn keeps(self, rows: usize) -> bool {
-        rows > MOST_ROWS && self.n_kept() <= MOST_KEPT
+        (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * k + MOST_SKIPPED
     }
 
     /// Lays A out in panels of rows, the terms of each together, as products read it: as many panels from that
@@ -186,9 +170,7 @@ impl Run<'_> {
         let Gemm { m, k, n, transposed } = self.gemm;
         let lanes = S::F32_LANES;
         let scratch = aligned(std::mem::take(&mut self.scratch));
-        let keeps = self.gemm.keeps(self.rows);
-        let n_b = if keeps { self.gemm.n_kept() } else { V * lanes * k.min(MOST_TERMS) };
-        let (room_b, room_a) = scratch.split_at_mut(n_b);
+        let (room_b, room_a) = scratch.split_at_mut(V * lanes * k.min(MOST_TERMS));
         let end = self.first + self.rows;
         let mut row = self.first;
         while row < end {
@@ -218,25 +200,12 @@ impl Run<'_> {
                     let n_vectors = (n - column).div_ceil(lanes).min(V);
                     let columns = column..n.min(column + n_vectors * lanes);
                     let width = n_vectors * lanes;
-                    let at =
-                        if keeps { terms.start * n.next_multiple_of(lanes) + column * terms.len() } else { 0 };
-                    let room = &mut room_b[at..][..width * terms.len()];
                     let b = if width == n && !transposed.1 && !self.rounding.b {
                         &self.b[terms.start * n..terms.end * n]
                     } else {
-                        if !keeps || row == self.first {
-                            pack::right(
-                                simd,
-                                self.b,
-                                (k, n),
-                                transposed.1,
-                                &terms,
-                                &columns,
-                                self.rounding.b,
-                                room,
-                            );
-                        }
-                        &*room
+                        let room = &mut room_b[..width * terms.len()];
+                        pack::right(simd, self.b, (k, n), transposed.1, &terms, &columns, self.rounding.b, room);
+                        room
                     };
                     let mut tile = Tile {
                         simd,

@@ -17,7 +17,7 @@ fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
 }
 
-const SHAPES: [(usize, usize, usize); 12] = [
+const SHAPES: [(usize, usize, usize); 11] = [
     (1, 1, 1),
     (4, 3, 16),
     (5, 7, 17),
@@ -27,8 +27,6 @@ const SHAPES: [(usize, usize, usize); 12] = [
     (25, 9, 33),
     // More rows, terms and columns than are laid out at a time.
     (MOST_ROWS + 19, MOST_TERMS + 5, MOST_COLUMNS + 7),
-    // The same with more of B than is kept.
-    (MOST_ROWS + 3, 2 * MOST_TERMS, 70),
     (16, 2 * MOST_TERMS, 2 * MOST_COLUMNS),
     (0, 4, 4),
     (4, 0, 4),
