@@ -236,20 +236,19 @@ impl Chain {
         scratch: &mut [f32],
     ) {
         let n = outs.first().map_or(0, |o| o.len());
-        vectorized!(
-        'a,
-        |simd| (chain: &'a Chain = self,
-                     loads: &'a [&'a [f32]; MOST_LOADS] = loads,
-                     outs: [&'a mut [f32]; MOST_STORES] = outs,
-                     first: usize = first,
-                     n: usize = n,
-                     scratch: &'a mut [f32] = scratch) {
-                        let mut outs = outs;
-                        for from in (0..n).step_by(BLOCK) {
-                            chain.block(simd, loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
-                        }
-                    }
-                );
+        vectorized!('a, |simd| (
+            chain: &'a Chain = self,
+            loads: &'a [&'a [f32]; MOST_LOADS] = loads,
+            outs: [&'a mut [f32]; MOST_STORES] = outs,
+            first: usize = first,
+            n: usize = n,
+            scratch: &'a mut [f32] = scratch,
+        ) {
+            let mut outs = outs;
+            for from in (0..n).step_by(BLOCK) {
+                chain.block(simd, loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
+            }
+        });
     }
 
     #[inline(always)]
@@ -272,15 +271,18 @@ impl Chain {
         }
         for (i, op) in self.ops.iter().enumerate() {
             let (before, rest) = scratch.split_at_mut((n_loads + i) * BLOCK);
-            let args = op.args.map(|a| match a {
-                Source::Constant(c) => Block::Splat(c),
-                Source::Op(i) => Block::Slice(&before[(n_loads + i) * BLOCK..][..len]),
-                Source::Load(i) => match self.loads[i] {
-                    Load::Dense => Block::Slice(&loads[i][first + from..][..len]),
-                    Load::Scalar => Block::Splat(loads[i][0]),
-                    Load::Strided { .. } => Block::Slice(&before[i * BLOCK..][..len]),
-                },
-            });
+            let mut args = [Block::Splat(0.0); 3];
+            for (arg, source) in args.iter_mut().zip(op.args) {
+                *arg = match source {
+                    Source::Constant(c) => Block::Splat(c),
+                    Source::Op(i) => Block::Slice(&before[(n_loads + i) * BLOCK..][..len]),
+                    Source::Load(i) => match self.loads[i] {
+                        Load::Dense => Block::Slice(&loads[i][first + from..][..len]),
+                        Load::Scalar => Block::Splat(loads[i][0]),
+                        Load::Strided { .. } => Block::Slice(&before[i * BLOCK..][..len]),
+                    },
+                };
+            }
             let out = match op.straight {
                 Some(store) => &mut outs[store][from..][..len],
                 None => &mut rest[..len],
