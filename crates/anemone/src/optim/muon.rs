@@ -104,7 +104,7 @@ fn orthogonalized(mut x: Vec<f32>, rows: usize, columns: usize) -> Vec<f32> {
     let square = Gemm { m: n, k: n, n, transposed: (false, false) };
     let apply = Gemm { m: rows, k: n, n: columns, transposed: (false, false) };
     let (mut s, mut polynomial, mut other) = (vec![0.0; n * n], vec![0.0; n * n], vec![0.0; n * m]);
-    let room = [gram, square, apply].map(Gemm::n_scratch).into_iter().max().unwrap_or(0);
+    let room = [gram, square, apply].map(|product| product.n_scratch(1)).into_iter().max().unwrap_or(0);
     let mut scratch = vec![0.0; room];
     for _ in 0..N_STEPS {
         gram.run((Left::Plain(&x), &x, Start::Zero), 0, &mut s, Rounding::default(), &mut scratch);

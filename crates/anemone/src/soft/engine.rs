@@ -15,6 +15,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+use super::floats::Floats;
 use super::threads;
 use accumulate::{Shape, Start};
 use anemone_mil::Chip;
@@ -97,7 +98,7 @@ pub(super) struct Product {
 
 impl Work {
     /// Runs it over threads if that is worth it.
-    pub(super) fn run(&self, reads: [Option<&[f32]>; 3], out: &mut [f32], scratch: &mut [Vec<f32>]) {
+    pub(super) fn run(&self, reads: [Option<&[f32]>; 3], out: &mut [f32], scratch: &mut [Floats]) {
         let x = reads[0].unwrap_or_default();
         match self {
             Work::Product(p) => p.run(x, reads[1].unwrap_or_default(), reads[2], out, scratch),
@@ -110,7 +111,7 @@ impl Work {
 }
 
 impl Product {
-    fn run(&self, a: &[f32], b: &[f32], start: Option<&[f32]>, out: &mut [f32], scratch: &mut [Vec<f32>]) {
+    fn run(&self, a: &[f32], b: &[f32], start: Option<&[f32]>, out: &mut [f32], scratch: &mut [Floats]) {
         let Shape { m, k, n, .. } = self.shape;
         let start = match start {
             None => Start::Zero,

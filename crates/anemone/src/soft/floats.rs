@@ -1,5 +1,8 @@
 //! Memory for numbers.
 
+mod region;
+
+use region::{Piece, pieces};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -9,18 +12,17 @@ const LINE: usize = 16;
 /// Numbers, the first at the beginning of a line of the caches: vectors that lie across two lines take twice as
 /// long. Clones share their memory until one of them is written.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Floats {
-    room: Option<Arc<Vec<f32>>>,
-    start: usize,
-}
+pub(crate) struct Floats(Option<Arc<Piece>>);
 
 impl Floats {
     /// As many zeros.
     pub(crate) fn zeros(n: usize) -> Floats {
-        let mut room = vec![0.0; n + LINE - 1];
-        let start = start(&room);
-        room.truncate(start + n);
-        Floats { room: Some(Arc::new(room)), start }
+        Floats::together(&[n]).pop().unwrap_or_default()
+    }
+
+    /// As many zeros for each of these sizes, side by side. They keep the memory of all until the last has gone.
+    pub(super) fn together(sizes: &[usize]) -> Vec<Floats> {
+        pieces(sizes).into_iter().map(|piece| Floats(Some(Arc::new(piece)))).collect()
     }
 
     /// Writes the numbers that come, as many as there is room for.
@@ -47,17 +49,16 @@ impl Deref for Floats {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        self.room.as_ref().map_or(&[], |room| &room[self.start..])
+        self.0.as_ref().map_or(&[], |piece| piece.elements())
     }
 }
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        if self.room.as_mut().is_some_and(|room| Arc::get_mut(room).is_none()) {
+        if self.0.as_mut().is_some_and(|piece| Arc::get_mut(piece).is_none()) {
             *self = Floats::from(&**self);
         }
-        let room = self.room.as_mut().and_then(Arc::get_mut);
-        room.map_or(&mut [], |room| &mut room[self.start..])
+        self.0.as_mut().and_then(Arc::get_mut).map_or(&mut [], Piece::elements_mut)
     }
 }
 

@@ -10,6 +10,7 @@ mod tile;
 use super::floats::{MOST_SKIPPED, aligned};
 use super::simd::dispatch;
 use pulp::{Simd, WithSimd};
+use std::ops::Range;
 use tile::{Rows, Tile};
 
 /// Rows of a panel of A: what one tile takes.
@@ -77,9 +78,9 @@ impl Gemm {
         self.m.next_multiple_of(PANEL) * self.k
     }
 
-    /// The room that a product needs to lay out its operands, whether A is packed already or not.
-    pub(crate) fn n_scratch(self) -> usize {
-        let k = self.k.min(MOST_TERMS);
+    /// The room that a sum of so many products needs to lay out its operands, whether A is packed already or not.
+    pub(crate) fn n_scratch(self, n_parts: usize) -> usize {
+        let k = (n_parts * self.k).min(MOST_TERMS);
         (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * k + MOST_SKIPPED
     }
 
@@ -101,11 +102,26 @@ impl Gemm {
         rounding: Rounding,
         scratch: &mut [f32],
     ) {
-        let fits = match a {
-            Left::Plain(a) => a.len() == self.m * self.k,
-            Left::Packed(a) => a.len() == self.n_packed(),
+        self.run_sum((a, b, start), &[(0, 0)], first, c, rounding, scratch);
+    }
+
+    /// As [`run`](Gemm::run), of the sum of products: for each, `parts` says where A and B begin. A packed A is
+    /// that of a single product.
+    pub(crate) fn run_sum(
+        self,
+        (a, b, start): (Left<'_>, &[f32], Start<'_>),
+        parts: &[(usize, usize)],
+        first: usize,
+        c: &mut [f32],
+        rounding: Rounding,
+        scratch: &mut [f32],
+    ) {
+        let fits_a = |&(at, _): &(usize, usize)| match a {
+            Left::Plain(a) => at + self.m * self.k <= a.len(),
+            Left::Packed(a) => a.len() == self.n_packed() && parts.len() == 1,
         };
-        assert!(fits && b.len() == self.k * self.n && scratch.len() >= self.n_scratch());
+        let fits_b = |&(_, at): &(usize, usize)| at + self.k * self.n <= b.len();
+        assert!(parts.iter().all(|p| fits_a(p) && fits_b(p)) && scratch.len() >= self.n_scratch(parts.len()));
         if self.n > 0 && !c.is_empty() {
             let rows = c.len() / self.n;
             assert!(first + rows <= self.m && c.len() == rows * self.n);
@@ -114,7 +130,7 @@ impl Gemm {
                 Start::Columns(x) => assert!(x.len() == self.n),
                 Start::Zero | Start::Sums => {}
             }
-            dispatch(Run { gemm: self, a, b, start, first, rows, c, rounding, scratch });
+            dispatch(Run { gemm: self, a, b, start, parts, first, rows, c, rounding, scratch });
         }
     }
 }
@@ -132,7 +148,7 @@ impl WithSimd for Pack<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Gemm { m, k, transposed, .. } = self.gemm;
-        pack::left(simd, self.a, (m, k), transposed.0, self.first * PANEL..m, 0..k, self.packed);
+        pack::left(simd, self.a, (m, k), transposed.0, self.first * PANEL..m, 0..k, self.packed, (0, k));
     }
 }
 
@@ -141,6 +157,7 @@ struct Run<'a> {
     a: Left<'a>,
     b: &'a [f32],
     start: Start<'a>,
+    parts: &'a [(usize, usize)],
     first: usize,
     rows: usize,
     c: &'a mut [f32],
@@ -168,9 +185,10 @@ impl Run<'_> {
     #[inline(always)]
     fn blocks<S: Simd, const V: usize>(mut self, simd: S) {
         let Gemm { m, k, n, transposed } = self.gemm;
+        let n_terms = k * self.parts.len();
         let lanes = S::F32_LANES;
         let scratch = aligned(std::mem::take(&mut self.scratch));
-        let (room_b, room_a) = scratch.split_at_mut(V * lanes * k.min(MOST_TERMS));
+        let (room_b, room_a) = scratch.split_at_mut(V * lanes * n_terms.min(MOST_TERMS));
         let end = self.first + self.rows;
         let mut row = self.first;
         while row < end {
@@ -181,7 +199,7 @@ impl Run<'_> {
             };
             let mut term = 0;
             loop {
-                let terms = term..k.min(term + MOST_TERMS);
+                let terms = term..n_terms.min(term + MOST_TERMS);
                 let (a, a_step, a_first) = match self.a {
                     Left::Packed(a) => {
                         let panel = row / PANEL;
@@ -189,23 +207,38 @@ impl Run<'_> {
                     }
                     Left::Plain(a) => {
                         let room = &mut room_a[..(to - row).next_multiple_of(PANEL) * terms.len()];
-                        pack::left(simd, a, (m, k), transposed.0, row..to, terms.clone(), room);
+                        let mut at = 0;
+                        for (part, of) in pieces(k, &terms) {
+                            let a = &a[self.parts[part].0..][..m * k];
+                            let n = of.len();
+                            pack::left(simd, a, (m, k), transposed.0, row..to, of, room, (at, terms.len()));
+                            at += n;
+                        }
                         (&*room, terms.len() * PANEL, row)
                     }
                 };
                 let is_first = term == 0;
-                let is_last = terms.end == k;
+                let is_last = terms.end == n_terms;
                 let mut column = 0;
                 while column < n {
-                    let n_vectors = (n - column).div_ceil(lanes).min(V);
+                    // Two and two of four: a tile one vector wide reads A as often as it multiplies.
+                    let n_vectors = match (n - column).div_ceil(lanes) {
+                        4 => V.min(2),
+                        n => n.min(V),
+                    };
                     let columns = column..n.min(column + n_vectors * lanes);
                     let width = n_vectors * lanes;
-                    let b = if width == n && !transposed.1 && !self.rounding.b {
-                        &self.b[terms.start * n..terms.end * n]
+                    let b = if width == n && !transposed.1 && !self.rounding.b && self.parts.len() == 1 {
+                        &self.b[self.parts[0].1..][terms.start * n..terms.end * n]
                     } else {
-                        let room = &mut room_b[..width * terms.len()];
-                        pack::right(simd, self.b, (k, n), transposed.1, &terms, &columns, self.rounding.b, room);
-                        room
+                        let mut rest = &mut room_b[..width * terms.len()];
+                        for (part, of) in pieces(k, &terms) {
+                            let b = &self.b[self.parts[part].1..][..k * n];
+                            let (room, later) = rest.split_at_mut(width * of.len());
+                            pack::right(simd, b, (k, n), transposed.1, &of, &columns, self.rounding.b, room);
+                            rest = later;
+                        }
+                        &room_b[..width * terms.len()]
                     };
                     let mut tile = Tile {
                         simd,
@@ -227,11 +260,19 @@ impl Run<'_> {
                     column = columns.end;
                 }
                 term = terms.end;
-                if term >= k {
+                if term >= n_terms {
                     break;
                 }
             }
             row = to;
         }
     }
+}
+
+/// The products, of `k` terms each, that these terms of their sum belong to, and which of their own they are.
+#[inline(always)]
+fn pieces(k: usize, terms: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+    let terms = terms.clone();
+    let parts = terms.start / k.max(1)..terms.end.div_ceil(k.max(1));
+    parts.map(move |part| (part, terms.start.max(part * k) - part * k..terms.end.min((part + 1) * k) - part * k))
 }

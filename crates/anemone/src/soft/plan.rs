@@ -98,7 +98,7 @@ impl Plan {
             ints,
             others: self.others.clone(),
             // Not cloned: what is never touched takes no memory.
-            scratch: (0..threads::most_parts()).map(|_| vec![0.0; self.n_scratch]).collect(),
+            scratch: (0..threads::most_parts()).map(|_| Floats::zeros(self.n_scratch)).collect(),
             versions: vec![1; self.inputs.len()],
             is_raw: vec![false; self.inputs.len()],
             done: vec![0; self.steps.len()],
@@ -538,9 +538,9 @@ impl<'a> Planner<'a> {
     /// Plans products of one A with a batch of B, or of as many; `reads` are A, B and, if any, where sums start.
     pub(super) fn product(&mut self, mut product: Product, mut reads: Vec<Place>, output: ValueId) -> Option<()> {
         let shape = product.shape;
-        self.n_scratch = self.n_scratch.max(shape.n_scratch());
+        self.n_scratch = self.n_scratch.max(product.n_scratch());
         let first = product.batch.first()?.0;
-        if product.batch.iter().all(|at| at.0 == first) {
+        if !product.is_summed && product.batch.iter().all(|at| at.0 == first) {
             let plain = reads[0].clone();
             let from = plain.range.start + first;
             let place = Place { range: from..from + shape.m * shape.k, ..plain.clone() };

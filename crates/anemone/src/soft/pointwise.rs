@@ -1,6 +1,7 @@
 //! Element by element work: chains of functions that run block after block, so that what goes from one function to
 //! the next never leaves the cache.
 
+use super::floats::Floats;
 use super::fp16;
 use super::math::{self, Gelu};
 use super::reduce::{larger, smaller};
@@ -184,7 +185,7 @@ impl Chain {
         &self,
         loads: &[&[f32]; MOST_LOADS],
         outs: [&mut [f32]; MOST_STORES],
-        scratch: &mut [Vec<f32>],
+        scratch: &mut [Floats],
     ) {
         let parts = threads::n_parts(self.n * self.ops.len()).min(scratch.len());
         match threads::pool() {
@@ -207,7 +208,7 @@ impl Chain {
         outs: [&mut [f32]; MOST_STORES],
         first: usize,
         each: usize,
-        scratch: &mut [Vec<f32>],
+        scratch: &mut [Floats],
     ) {
         let n = outs.first().map_or(0, |o| o.len());
         match scratch {

@@ -1,5 +1,6 @@
 //! Products of matrices, one or a batch.
 
+use super::floats::Floats;
 use super::gemm::{self, Gemm, Left, Rounding};
 use super::threads;
 
@@ -69,8 +70,13 @@ impl Product {
         }
     }
 
+    /// The room that it needs.
+    pub(super) fn n_scratch(&self) -> usize {
+        self.shape.n_scratch(if self.is_summed { self.batch.len() } else { 1 })
+    }
+
     /// Writes the products, or adds them to what is there.
-    pub(super) fn run(&self, operands: Operands<'_>, out: &mut [f32], how: How, scratch: &mut [Vec<f32>]) {
+    pub(super) fn run(&self, operands: Operands<'_>, out: &mut [f32], how: How, scratch: &mut [Floats]) {
         let Gemm { m, k, n, .. } = self.shape;
         let Operands { a, b, start } = operands;
         let rounding = Rounding { b: how.rounds_b, c: how.fp16 };
@@ -80,11 +86,9 @@ impl Product {
             (a, &b[at_b..][..k * n])
         };
         if self.is_summed {
+            let start = if how.adds { gemm::Start::Sums } else { gemm::Start::Zero };
             threads::over_units(work, out, n, scratch, |first, out, scratch| {
-                for (i, (a, b)) in self.batch.iter().map(sides).enumerate() {
-                    let start = if how.adds || i > 0 { gemm::Start::Sums } else { gemm::Start::Zero };
-                    self.shape.run((a, b, start), first, out, rounding, scratch);
-                }
+                self.shape.run_sum((Left::Plain(a), b, start), &self.batch, first, out, rounding, scratch);
             });
             return;
         }

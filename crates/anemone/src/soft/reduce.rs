@@ -1,6 +1,7 @@
 //! Reductions, softmax and normalization. Sums run in one order on every machine: along an axis whose elements lie
 //! together in [`LANES`] interleaved parts, else element after element.
 
+use super::floats::Floats;
 use super::math;
 use super::simd::vectorized;
 use super::threads;
@@ -66,7 +67,7 @@ impl Reduce {
         Reduce { combine, finish, sizes, steps, n }
     }
 
-    pub(super) fn run(&self, x: &[f32], out: &mut [f32], scratch: &mut [Vec<f32>]) {
+    pub(super) fn run(&self, x: &[f32], out: &mut [f32], scratch: &mut [Floats]) {
         // Outputs of different places of a leading axis that stays are apart.
         let unit = match (&self.sizes[..], self.steps.first()) {
             ([_, _, ..], Some(&step)) if step > 0 => step,
@@ -214,7 +215,7 @@ pub(super) struct Along {
 
 impl Along {
     /// `e^x / sum(e^x)`.
-    pub(super) fn softmax(&self, x: &[f32], out: &mut [f32], scratch: &mut [Vec<f32>]) {
+    pub(super) fn softmax(&self, x: &[f32], out: &mut [f32], scratch: &mut [Floats]) {
         let unit = self.n * self.inner;
         threads::over_units(4 * x.len(), out, unit, scratch, |first, out, _| {
             let x = &x[first * unit..][..out.len()];
@@ -262,7 +263,7 @@ impl Along {
     }
 
     /// `ln(sum(e^x))`.
-    pub(super) fn log_sum_exp(&self, x: &[f32], out: &mut [f32], scratch: &mut [Vec<f32>]) {
+    pub(super) fn log_sum_exp(&self, x: &[f32], out: &mut [f32], scratch: &mut [Floats]) {
         let unit = self.n * self.inner;
         threads::over_units(3 * x.len(), out, self.inner, scratch, |first, out, _| {
             let x = &x[first * unit..];
@@ -309,7 +310,7 @@ impl Along {
         beta: Option<&[f32]>,
         epsilon: f32,
         out: &mut [f32],
-        scratch: &mut [Vec<f32>],
+        scratch: &mut [Floats],
     ) {
         let unit = self.n * self.inner;
         threads::over_units(3 * x.len(), out, unit, scratch, |first, out, _| {

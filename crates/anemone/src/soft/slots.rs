@@ -91,9 +91,11 @@ impl Slots {
 
     /// The slots as memory.
     pub(super) fn memory(&self) -> (Vec<Floats>, Vec<Vec<i32>>) {
+        let sizes: Vec<usize> = self.floats.iter().filter(|s| s.content.is_none()).map(|s| s.len).collect();
+        let mut zeros = Floats::together(&sizes).into_iter();
         let floats = |s: &Slot| match &s.content {
             Some(Content::Floats(x)) => x.clone(),
-            _ => Floats::zeros(s.len),
+            _ => zeros.next().unwrap_or_default(),
         };
         let ints = |s: &Slot| match &s.content {
             Some(Content::Ints(x)) => x.clone(),

@@ -156,7 +156,7 @@ impl Step {
         result
     }
 
-    fn chain(&self, chain: &Chain, writes: &[Place], memory: &mut Memory, scratch: &mut [Vec<f32>]) {
+    fn chain(&self, chain: &Chain, writes: &[Place], memory: &mut Memory, scratch: &mut [Floats]) {
         let mut slots: [Floats; MOST_STORES] = Default::default();
         for (slot, to) in slots.iter_mut().zip(writes) {
             *slot = take(&mut memory.floats[to.slot]);
@@ -176,7 +176,7 @@ impl Step {
     }
 
     /// A step whose result are floats.
-    fn floats(&self, work: &Work, memory: &Memory, out: &mut [f32], scratch: &mut [Vec<f32>]) -> Result<()> {
+    fn floats(&self, work: &Work, memory: &Memory, out: &mut [f32], scratch: &mut [Floats]) -> Result<()> {
         let read = |i: usize| memory.read(&self.reads[i]);
         let maybe = |i: usize| self.reads.get(i).map(|p| memory.read(p));
         match work {

@@ -1,6 +1,7 @@
 //! Work over threads. It is cut by outputs, never by terms of a sum, so that results do not depend on their
 //! number.
 
+use super::floats::Floats;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefMutIterator, ParallelSliceMut};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -112,7 +113,7 @@ pub(super) fn over_units(
     work: usize,
     out: &mut [f32],
     unit: usize,
-    scratch: &mut [Vec<f32>],
+    scratch: &mut [Floats],
     f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) {
     let n_units = out.len() / unit.max(1);

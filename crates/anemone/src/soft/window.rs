@@ -1,5 +1,6 @@
 //! Convolutions by matrix products over windows laid out in columns, and pooling.
 
+use super::floats::Floats;
 use super::gemm::{Gemm, Left, Rounding, Start};
 use super::reduce::larger;
 use super::simd::vectorized;
@@ -101,7 +102,7 @@ impl Conv {
             false => self.n_columns() * (self.n_terms() + self.n_out),
             true => self.n_out * self.windows.n_kernel() * self.windows.n_out(),
         };
-        laid_out + self.product(self.n_columns()).n_scratch()
+        laid_out + self.product(self.n_columns()).n_scratch(1)
     }
 
     /// The product of the weights with windows laid out, or with what windows are made of.
@@ -121,7 +122,7 @@ impl Conv {
         &self,
         (x, w, bias): (&[f32], &[f32], Option<&[f32]>),
         out: &mut [f32],
-        scratch: &mut [Vec<f32>],
+        scratch: &mut [Floats],
     ) {
         let w_ = &self.windows;
         let (size_in, size_out) =
@@ -273,7 +274,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn run(&self, x: &[f32], out: &mut [f32], scratch: &mut [Vec<f32>]) {
+    pub(super) fn run(&self, x: &[f32], out: &mut [f32], scratch: &mut [Floats]) {
         let (size_in, size_out) = (self.windows.n_image(), self.windows.n_out());
         let work = out.len() * self.windows.n_kernel();
         threads::over_units(work, out, size_out, scratch, |first, out, _| {

@@ -2,6 +2,7 @@
 //! products, as all terms of a result go into one sum.
 
 use super::accumulate::{Shape, Start};
+use crate::soft::floats::Floats;
 use crate::soft::threads;
 use crate::soft::window::Windows;
 
@@ -64,7 +65,7 @@ impl Conv {
         weight: &[f32],
         bias: Option<&[f32]>,
         out: &mut [f32],
-        scratch: &mut [Vec<f32>],
+        scratch: &mut [Floats],
     ) {
         let shape = self.shape();
         let Shape { m, k, n, .. } = shape;

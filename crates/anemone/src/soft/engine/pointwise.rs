@@ -3,6 +3,7 @@
 
 use super::numbers::{decode, round};
 use super::tables::{TABLES, Tables};
+use crate::soft::floats::Floats;
 use crate::soft::simd::vectorized;
 use crate::soft::threads;
 
@@ -50,7 +51,7 @@ pub(in crate::soft) enum Function {
 }
 
 /// Applies a function, over threads if that is worth it.
-pub(super) fn run(f: Function, reads: [Option<&[f32]>; 3], out: &mut [f32], scratch: &mut [Vec<f32>]) {
+pub(super) fn run(f: Function, reads: [Option<&[f32]>; 3], out: &mut [f32], scratch: &mut [Floats]) {
     threads::over_units(4 * out.len(), out, 1, scratch, |first, out, _| {
         vectorized!('a, |_| (
             f: Function = f,

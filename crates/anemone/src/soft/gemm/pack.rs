@@ -9,8 +9,10 @@ use std::ops::Range;
 const GROUP: usize = 4;
 
 /// Rows of A `[m, k]`, or `[k, m]` if transposed, as panels `[rows / PANEL][terms][PANEL]`, the last filled up
-/// with 0.
+/// with 0. Of all `n` terms of such panels these are the ones from number `at` on; those come first of which that
+/// is 0.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)] // What is laid out, where, and how.
 pub(super) fn left<S: Simd>(
     simd: S,
     a: &[f32],
@@ -19,40 +21,41 @@ pub(super) fn left<S: Simd>(
     rows: Range<usize>,
     terms: Range<usize>,
     out: &mut [f32],
+    (at, n): (usize, usize),
 ) {
-    let n_terms = terms.len();
-    if n_terms == 0 {
+    if terms.is_empty() {
         return;
     }
     if transposed {
         // What is read of a term lies together; a panel alone takes half a line of the caches.
-        for (i, out) in out.chunks_mut(n_terms * PANEL * GROUP).enumerate() {
+        for (i, out) in out.chunks_mut(n * PANEL * GROUP).enumerate() {
             let from = rows.start + i * PANEL * GROUP;
-            let n = (out.len() / n_terms).min(rows.end - from);
-            if n < out.len() / n_terms {
+            let height = (out.len() / n).min(rows.end - from);
+            if at == 0 && height < out.len() / n {
                 out.fill(0.0);
             }
-            for (term, a) in a[terms.start * m + from..].chunks(m).take(n_terms).enumerate() {
-                let (whole, rest) = a[..n].as_chunks::<PANEL>();
+            for (term, a) in a[terms.start * m + from..].chunks(m).take(terms.len()).enumerate() {
+                let (whole, rest) = a[..height].as_chunks::<PANEL>();
                 for (panel, a) in whole.iter().enumerate() {
-                    if let Some(out) = out[(panel * n_terms + term) * PANEL..].first_chunk_mut() {
+                    if let Some(out) = out[(panel * n + at + term) * PANEL..].first_chunk_mut() {
                         *out = *a;
                     }
                 }
                 if !rest.is_empty() {
-                    out[(whole.len() * n_terms + term) * PANEL..][..rest.len()].copy_from_slice(rest);
+                    out[(whole.len() * n + at + term) * PANEL..][..rest.len()].copy_from_slice(rest);
                 }
             }
         }
         return;
     }
-    for (panel, out) in out.chunks_exact_mut(n_terms * PANEL).enumerate() {
+    for (panel, out) in out.chunks_exact_mut(n * PANEL).enumerate() {
         let from = rows.start + panel * PANEL;
-        let n = PANEL.min(rows.end - from);
-        if n < PANEL {
+        let height = PANEL.min(rows.end - from);
+        if at == 0 && height < PANEL {
             out.fill(0.0);
         }
-        turn(simd, &a[from * k + terms.start..], k, (n, n_terms), out, PANEL);
+        let out = &mut out[at * PANEL..][..terms.len() * PANEL];
+        turn(simd, &a[from * k + terms.start..], k, (height, terms.len()), out, PANEL);
     }
 }
 

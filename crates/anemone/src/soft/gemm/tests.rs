@@ -37,6 +37,7 @@ fn check<S: Simd>(simd: S) {
         for make in [operand, wide] {
             for turned in [(false, false), (true, false), (false, true), (true, true)] {
                 check_one(simd, Gemm { m, k, n, transposed: turned }, make);
+                check_sum(simd, Gemm { m, k, n, transposed: turned }, make);
             }
         }
     }
@@ -71,11 +72,12 @@ fn check_one<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
         let rounding = Rounding { b: fp16, c: fp16 };
         let b = |i: usize| if fp16 { to_fp16_grid(b[i]) } else { b[i] };
         let mut c = held.clone();
-        let mut scratch = vec![f32::NAN; gemm.n_scratch()];
+        let mut scratch = vec![f32::NAN; gemm.n_scratch(1)];
         let (c_rows, c_) = (m - first, &mut c[first * n..]);
         if !c_.is_empty() {
             let scratch = &mut scratch[..];
-            simd.vectorize(Run { gemm, a: left, b: &b2, start, first, rows: c_rows, c: c_, rounding, scratch });
+            let (rows, parts) = (c_rows, &[(0, 0)][..]);
+            simd.vectorize(Run { gemm, a: left, b: &b2, start, parts, first, rows, c: c_, rounding, scratch });
         }
         for i in 0..m {
             for (j, &column) in columns.iter().enumerate() {
@@ -91,6 +93,28 @@ fn check_one<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
             }
         }
     }
+}
+
+/// A sum of products beside one after the other.
+fn check_sum<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
+    let Gemm { m, k, n, .. } = gemm;
+    let (a, b) = (make(3 * m * k, 0.41), make(3 * k * n, 0.83));
+    let parts = [(m * k, 0), (2 * m * k, k * n), (0, 2 * k * n)];
+    let first = m / 3;
+    let run = |parts: &[(usize, usize)], start: Start<'_>, c: &mut [f32]| {
+        let (a, c, rounding) = (Left::Plain(&a), &mut c[first * n..], Rounding::default());
+        let mut scratch = vec![f32::NAN; gemm.n_scratch(parts.len())];
+        if !c.is_empty() {
+            let (rows, scratch) = (m - first, &mut scratch[..]);
+            simd.vectorize(Run { gemm, a, b: &b, start, parts, first, rows, c, rounding, scratch });
+        }
+    };
+    let held = wide(m * n, 0.11);
+    let (mut c, mut expected) = (held.clone(), held);
+    run(&parts, Start::Zero, &mut c);
+    run(&parts[..1], Start::Zero, &mut expected);
+    parts[1..].iter().for_each(|part| run(&[*part], Start::Sums, &mut expected));
+    assert!(c.iter().zip(&expected).all(|(x, y)| x.to_bits() == y.to_bits()), "{gemm:?}");
 }
 
 #[test]

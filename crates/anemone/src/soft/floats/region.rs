@@ -1,0 +1,103 @@
+//! Memory that many vectors lie in, so that it can be had in large pages: of small ones, whose places are looked up
+//! time and again, a step of training spends a tenth of its time on the looking up.
+#![allow(unsafe_code)] // To give the parts of one allocation different owners; small, so that it can be judged.
+
+use super::LINE;
+use memmap2::MmapMut;
+use std::ptr::NonNull;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+use std::sync::Arc;
+
+/// Bytes of a large page on x86-64, and on ARM with pages of 4 KiB.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// What keeps the memory; nobody but its pieces touches the elements.
+#[derive(Debug)]
+#[expect(dead_code)] // Held, not read.
+enum Region {
+    Heap(Vec<f32>),
+    Map(MmapMut),
+}
+
+/// Elements of a region that are no other piece's.
+#[derive(Debug)]
+pub(super) struct Piece {
+    start: NonNull<f32>,
+    len: usize,
+    /// Alive as long as the piece.
+    _region: Arc<Region>,
+}
+
+// SAFETY: a piece owns its elements as a `Vec` does: no other piece overlaps it, the region is never touched but
+// through pieces, and it may be freed by any thread.
+unsafe impl Send for Piece {}
+// SAFETY: as above; a shared piece only lets its elements be read.
+unsafe impl Sync for Piece {}
+
+impl Piece {
+    pub(super) fn elements(&self) -> &[f32] {
+        // SAFETY: `start` points to `len` initialized elements, which live as long as `_region` and change only
+        // through `&mut self`.
+        unsafe { from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    pub(super) fn elements_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and nobody else has them.
+        unsafe { from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// A piece of zeros of each of these sizes, each beginning a line of the caches.
+pub(super) fn pieces(sizes: &[usize]) -> Vec<Piece> {
+    let rooms = || sizes.iter().map(|n| n.next_multiple_of(LINE));
+    let n = rooms().sum::<usize>() + LINE;
+    let n_bytes = n * size_of::<f32>();
+    // Zeroed, and without any page before it is touched, as large vectors of zeros are.
+    let map = if n_bytes >= LARGE_PAGE { MmapMut::map_anon(n_bytes).ok() } else { None };
+    let (start, region) = match map {
+        Some(mut map) => {
+            #[cfg(target_os = "linux")]
+            // A kernel without large pages gives small ones.
+            let _ = map.advise(memmap2::Advice::HugePage);
+            (map.as_mut_ptr().cast::<f32>(), Region::Map(map))
+        }
+        None => {
+            let mut vec = vec![0.0f32; n];
+            (vec.as_mut_ptr(), Region::Heap(vec))
+        }
+    };
+    let region = Arc::new(region);
+    let mut at = start.align_offset(LINE * size_of::<f32>()).min(LINE);
+    let mut pieces = Vec::with_capacity(sizes.len());
+    for (&len, room) in sizes.iter().zip(rooms()) {
+        // SAFETY: `at + len` is at most `n`, the number of elements from `start` on: a line for the alignment and
+        // the room of each piece. Moving the owner into the `Arc` does not move the elements.
+        let Some(start) = NonNull::new(unsafe { start.add(at) }) else { break };
+        pieces.push(Piece { start, len, _region: region.clone() });
+        at += room;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_apart_and_outlive_each_other() {
+        for sizes in [vec![3, 0, 16, 17, 1], vec![LARGE_PAGE / 4, 5, LARGE_PAGE / 2], vec![], vec![0]] {
+            let mut pieces = pieces(&sizes);
+            assert_eq!(pieces.len(), sizes.len());
+            for (i, piece) in pieces.iter_mut().enumerate() {
+                assert_eq!(piece.elements().as_ptr().align_offset(64), 0);
+                assert!(piece.elements().len() == sizes[i] && piece.elements().iter().all(|&x| x == 0.0));
+                piece.elements_mut().fill(i as f32 + 1.0);
+            }
+            while !pieces.is_empty() {
+                let piece = pieces.swap_remove(0);
+                let first = piece.elements().first().copied();
+                assert!(piece.elements().iter().all(|&x| Some(x) == first));
+            }
+        }
+    }
+}
