@@ -187,7 +187,7 @@ impl Chain {
         outs: [&mut [f32]; MOST_STORES],
         scratch: &mut [Floats],
     ) {
-        let parts = threads::n_parts(self.n * self.ops.len()).min(scratch.len());
+        let parts = threads::n_parts(self.n * self.ops.iter().map(|op| op.f.work()).sum::<usize>()).min(scratch.len());
         match threads::pool() {
             Some(pool) if parts > 1 => {
                 // Whole blocks, but for the last part.
@@ -394,6 +394,22 @@ impl Function {
             | Function::Rsqrt(a)
             | Function::Threshold(a) => [a, 0.0],
             _ => [0.0; 2],
+        }
+    }
+
+    /// About how many additions it takes as long as.
+    fn work(self) -> usize {
+        match self {
+            Function::Elu(_)
+            | Function::Erf
+            | Function::Exp
+            | Function::Gelu(_)
+            | Function::Log(_)
+            | Function::Sigmoid
+            | Function::Silu
+            | Function::Softplus
+            | Function::Tanh => 8,
+            _ => 1,
         }
     }
 

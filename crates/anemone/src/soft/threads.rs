@@ -9,10 +9,14 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Elementary operations, some nanoseconds' worth for each thousand, below which another thread is not worth
-/// waking.
+/// Elementary operations, a tenth of a nanosecond's worth each or more, below which another thread is not
+/// worth waking.
 const LEAST_WORK: usize = 1 << 19;
+/// As many below which one that is awake is not worth telling.
+const LEAST_WORK_AWAKE: usize = 1 << 14;
 
+/// How many tasks there are for whose duration threads are awake.
+static AWAKE: AtomicUsize = AtomicUsize::new(0);
 static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
@@ -34,7 +38,8 @@ pub(crate) fn most_parts() -> usize {
 
 /// Into how many parts to cut `work` elementary operations.
 pub(super) fn n_parts(work: usize) -> usize {
-    (work / LEAST_WORK).clamp(1, n_cores().min(LIMIT.load(Ordering::Relaxed)))
+    let least = if AWAKE.load(Ordering::Relaxed) > 0 { LEAST_WORK_AWAKE } else { LEAST_WORK };
+    (work / least).clamp(1, n_cores().min(LIMIT.load(Ordering::Relaxed)))
 }
 
 /// The threads, or none where they cannot be had.
@@ -54,6 +59,7 @@ pub(crate) fn together<R: Send>(work: usize, f: impl FnOnce() -> R + Send) -> R 
     let (true, Some(pool)) = (n > 1, pool()) else { return f() };
     pool.install(|| {
         let done = Done(AtomicBool::new(false));
+        AWAKE.fetch_add(1, Ordering::Relaxed);
         rayon::scope(|scope| {
             for _ in 1..n {
                 scope.spawn(|_| done.wait());
@@ -83,6 +89,7 @@ struct End<'a>(&'a Done);
 impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.0.store(true, Ordering::Release);
+        AWAKE.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
