@@ -31,7 +31,7 @@ const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         rule: Rule::Unsafe,
-        path: "crates/anemone/src/soft/gemm/prefetch.rs",
+        path: "crates/anemone/src/soft/prefetch.rs",
         reason: "the instruction that fetches a line of the caches ahead has no safe name",
     },
     Exception {

@@ -20,6 +20,7 @@ pub(crate) mod memory;
 
 pub(crate) mod plan;
 mod pointwise;
+mod prefetch;
 mod product;
 mod reduce;
 pub(crate) mod simd;

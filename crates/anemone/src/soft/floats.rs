@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 /// Elements of a line of the caches.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 /// Numbers, the first at the beginning of a line of the caches: vectors that lie across two lines take twice as
 /// long. Clones share their memory until one of them is written.

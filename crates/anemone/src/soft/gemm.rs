@@ -2,7 +2,6 @@
 //! results that stay in registers.
 
 mod pack;
-mod prefetch;
 #[cfg(test)]
 mod tests;
 mod tile;

@@ -1,9 +1,10 @@
 //! Element by element work: chains of functions that run block after block, so that what goes from one function to
 //! the next never leaves the cache.
 
-use super::floats::Floats;
+use super::floats::{Floats, LINE};
 use super::fp16;
 use super::math::{self, Gelu};
+use super::prefetch::prefetch;
 use super::reduce::{larger, smaller};
 use super::simd::vectorized;
 use super::threads;
@@ -187,7 +188,8 @@ impl Chain {
         outs: [&mut [f32]; MOST_STORES],
         scratch: &mut [Floats],
     ) {
-        let parts = threads::n_parts(self.n * self.ops.iter().map(|op| op.f.work()).sum::<usize>()).min(scratch.len());
+        let parts =
+            threads::n_parts(self.n * self.ops.iter().map(|op| op.f.work()).sum::<usize>()).min(scratch.len());
         match threads::pool() {
             Some(pool) if parts > 1 => {
                 // Whole blocks, but for the last part.
@@ -266,9 +268,16 @@ impl Chain {
     ) {
         let n_loads = self.loads.len();
         for (i, (load, x)) in self.loads.iter().zip(loads).enumerate() {
-            if let Load::Strided { sizes, steps } = load {
-                Load::spread(sizes, steps, x, first + from, &mut scratch[i * BLOCK..][..len]);
+            match load {
+                Load::Strided { sizes, steps } => {
+                    Load::spread(sizes, steps, x, first + from, &mut scratch[i * BLOCK..][..len]);
+                }
+                Load::Dense => ahead(x, first + from + BLOCK),
+                Load::Scalar => {}
             }
+        }
+        for out in &outs[..self.stores.len()] {
+            ahead(out, from + BLOCK);
         }
         for (i, op) in self.ops.iter().enumerate() {
             let (before, rest) = scratch.split_at_mut((n_loads + i) * BLOCK);
@@ -299,6 +308,12 @@ impl Chain {
             }
         }
     }
+}
+
+/// Has the block that begins there fetched.
+#[inline(always)]
+fn ahead(x: &[f32], from: usize) {
+    x.iter().skip(from).take(BLOCK).step_by(LINE).for_each(prefetch);
 }
 
 // Macros, not functions that take closures: nothing makes the compiler inline those.

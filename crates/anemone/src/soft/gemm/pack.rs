@@ -1,7 +1,9 @@
 //! Operands of products laid out in the order in which tiles read them.
 
 use super::PANEL;
+use crate::soft::floats::LINE;
 use crate::soft::fp16;
+use crate::soft::prefetch::prefetch;
 use pulp::Simd;
 use std::ops::Range;
 
@@ -103,11 +105,15 @@ pub(super) fn right<S: Simd>(
     }
 }
 
-/// `out[j out_step + i] = x[i x_step + j]` for `i < n` and `j < m`.
+/// `out[j out_step + i] = x[i x_step + j]` for `i < n` and `j < m`. The rows to come are fetched ahead: no CPU
+/// foresees from which lines of the caches a block of columns is read.
 #[inline(always)]
 fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out: &mut [f32], out_step: usize) {
     for i in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - i);
+        for row in (i + BLOCK..n).take(BLOCK) {
+            x[row * x_step..][..m].iter().step_by(LINE).for_each(prefetch);
+        }
         for j in (0..m).step_by(BLOCK) {
             let columns = BLOCK.min(m - j);
             if rows == BLOCK && columns == BLOCK {

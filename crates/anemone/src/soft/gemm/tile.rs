@@ -1,8 +1,8 @@
 //! Tiles of results in registers.
 
-use super::prefetch::prefetch;
 use super::{MOST_COLUMNS, PANEL, Start};
 use crate::soft::fp16;
+use crate::soft::prefetch::prefetch;
 use pulp::Simd;
 use std::ops::Range;
 
