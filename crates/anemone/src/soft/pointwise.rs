@@ -1,7 +1,7 @@
 //! Element by element work: chains of functions that run block after block, so that what goes from one function to
 //! the next never leaves the cache.
 
-use super::floats::{Floats, LINE};
+use super::floats::Floats;
 use super::fp16;
 use super::math::{self, Gelu};
 use super::prefetch::prefetch;
@@ -313,7 +313,7 @@ impl Chain {
 /// Has the block that begins there fetched.
 #[inline(always)]
 fn ahead(x: &[f32], from: usize) {
-    x.iter().skip(from).take(BLOCK).step_by(LINE).for_each(prefetch);
+    prefetch(&x[from.min(x.len())..x.len().min(from + BLOCK)]);
 }
 
 // Macros, not functions that take closures: nothing makes the compiler inline those.

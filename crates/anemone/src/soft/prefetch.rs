@@ -1,9 +1,21 @@
 //! Telling the caches what will be read.
 
-/// Has the line of the caches fetched in which the number lies, while other work goes on; on x86-64 only.
+use super::floats::LINE;
+
+/// Has the numbers fetched while other work goes on; on x86-64 only.
+#[inline(always)]
+pub(super) fn prefetch(x: &[f32]) {
+    let mut at = 0;
+    while at < x.len() {
+        line(&x[at]);
+        at += LINE;
+    }
+}
+
+/// Has the line of the caches fetched in which the number lies.
 #[inline(always)]
 #[allow(unsafe_code)]
-pub(super) fn prefetch(x: &f32) {
+fn line(x: &f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

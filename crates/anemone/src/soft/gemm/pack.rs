@@ -1,7 +1,6 @@
 //! Operands of products laid out in the order in which tiles read them.
 
 use super::PANEL;
-use crate::soft::floats::LINE;
 use crate::soft::fp16;
 use crate::soft::prefetch::prefetch;
 use pulp::Simd;
@@ -112,7 +111,7 @@ fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out:
     for i in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - i);
         for row in (i + BLOCK..n).take(BLOCK) {
-            x[row * x_step..][..m].iter().step_by(LINE).for_each(prefetch);
+            prefetch(&x[row * x_step..][..m]);
         }
         for j in (0..m).step_by(BLOCK) {
             let columns = BLOCK.min(m - j);

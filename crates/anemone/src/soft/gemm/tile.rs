@@ -106,10 +106,8 @@ impl<S: Simd> Tile<'_, S> {
     fn prefetch<const V: usize>(&self, row: usize) {
         for r in 0..PANEL {
             let at = (row + r - self.rows.first) * self.n + self.columns.start;
-            for v in 0..V {
-                if let Some(c) = self.c.get(at + v * S::F32_LANES) {
-                    prefetch(c);
-                }
+            if let Some(c) = self.c.get(at..at + V * S::F32_LANES) {
+                prefetch(c);
             }
         }
     }
