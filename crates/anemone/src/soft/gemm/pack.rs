@@ -36,6 +36,7 @@ pub(super) fn left<S: Simd>(
                 out.fill(0.0);
             }
             for (term, a) in a[terms.start * m + from..].chunks(m).take(terms.len()).enumerate() {
+                prefetch(&a[a.len().min(GROUP * PANEL)..a.len().min(2 * GROUP * PANEL)]);
                 let (whole, rest) = a[..height].as_chunks::<PANEL>();
                 for (panel, a) in whole.iter().enumerate() {
                     if let Some(out) = out[(panel * n + at + term) * PANEL..].first_chunk_mut() {
