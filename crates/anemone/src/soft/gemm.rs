@@ -15,9 +15,9 @@ use tile::{Rows, Tile};
 /// Rows of a panel of A: what one tile takes.
 pub(super) const PANEL: usize = 8;
 /// The most columns of a panel of B, which is as many as a tile of the widest vectors takes.
-const MOST_COLUMNS: usize = 48;
-/// Terms that are summed before the next block of A and B is laid out: a panel of B is then 36 KiB at most and
-/// stays in the first cache. In tests few, as of rows, so that small products take several turns.
+const MOST_COLUMNS: usize = 64;
+/// Terms that are summed before the next block of A and B is laid out: a panel of B, 48 columns wide, is then 36 KiB
+/// at most and stays in the first cache. In tests few, as of rows, so that small products take several turns.
 const MOST_TERMS: usize = if cfg!(test) { 24 } else { 192 };
 /// Rows of A that are laid out at a time: 192 KiB with the most terms, which the second cache holds together with
 /// the rows of C.
@@ -169,7 +169,7 @@ impl WithSimd for Run<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Tiles are as large as the registers allow: 8x3 vectors of 32 registers, 4x2 of 16.
+        // Tiles are as large as the registers allow: 8x3 or 4x4 vectors of 32 registers, 4x2 of 16.
         match S::F32_LANES {
             16 => self.blocks::<S, 3>(simd),
             8 => self.blocks::<S, 2>(simd),
@@ -186,8 +186,12 @@ impl Run<'_> {
         let Gemm { m, k, n, transposed } = self.gemm;
         let n_terms = k * self.parts.len();
         let lanes = S::F32_LANES;
+        // Rows of four vectors are written whole: written in two parts to where the caches do not reach, they take a
+        // product of few terms a tenth longer.
+        let is_four = V == 3 && n.div_ceil(lanes) == 4;
+        let most_terms = if is_four { MOST_TERMS * 2 / 3 } else { MOST_TERMS };
         let scratch = aligned(std::mem::take(&mut self.scratch));
-        let (room_b, room_a) = scratch.split_at_mut(V * lanes * n_terms.min(MOST_TERMS));
+        let (room_b, room_a) = scratch.split_at_mut(MOST_COLUMNS * n_terms.min(most_terms));
         let end = self.first + self.rows;
         let mut row = self.first;
         while row < end {
@@ -198,7 +202,7 @@ impl Run<'_> {
             };
             let mut term = 0;
             loop {
-                let terms = term..n_terms.min(term + MOST_TERMS);
+                let terms = term..n_terms.min(term + most_terms);
                 let (a, a_step, a_first) = match self.a {
                     Left::Packed(a) => {
                         let panel = row / PANEL;
@@ -222,6 +226,7 @@ impl Run<'_> {
                 while column < n {
                     // Two and two of four: a tile one vector wide reads A as often as it multiplies.
                     let n_vectors = match (n - column).div_ceil(lanes) {
+                        4 if is_four => 4,
                         4 => V.min(2),
                         n => n.min(V),
                     };
@@ -254,7 +259,8 @@ impl Run<'_> {
                     match n_vectors {
                         1 => tile.panels::<1>(),
                         2 => tile.panels::<2>(),
-                        _ => tile.panels::<3>(),
+                        3 => tile.panels::<3>(),
+                        _ => tile.panels::<4>(),
                     }
                     column = columns.end;
                 }

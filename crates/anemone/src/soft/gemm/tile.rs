@@ -88,7 +88,7 @@ impl<S: Simd> Tile<'_, S> {
             if let Start::Sums = self.start {
                 self.prefetch::<V>(row + PANEL);
             }
-            if S::REGISTER_COUNT >= 32 {
+            if S::REGISTER_COUNT >= 32 && V < 4 {
                 let sums = self.one_panel::<PANEL, V, 0>(panel(i), row);
                 self.finish::<PANEL, V>(sums, row);
             } else {
