@@ -22,6 +22,10 @@ const MOST_TERMS: usize = if cfg!(test) { 24 } else { 192 };
 /// Rows of A that are laid out at a time: 192 KiB with the most terms, which the second cache holds together with
 /// the rows of C.
 const MOST_ROWS: usize = if cfg!(test) { 40 } else { 256 };
+/// In products that are [tall](Gemm::is_tall), terms and columns of B that are laid out at a time: 768 KiB, which
+/// the second cache holds. A panel of A, 16 KiB, stays in the first.
+const TALL_TERMS: usize = if cfg!(test) { 40 } else { 512 };
+const TALL_COLUMNS: usize = if cfg!(test) { 64 } else { 384 };
 
 /// The shape of a matrix product `C[m, n] = A[m, k] B[k, n]`, all dense and row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,8 +83,17 @@ impl Gemm {
 
     /// The room that a sum of so many products needs to lay out its operands, whether A is packed already or not.
     pub(crate) fn n_scratch(self, n_parts: usize) -> usize {
-        let k = (n_parts * self.k).min(MOST_TERMS);
-        (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * k + MOST_SKIPPED
+        let n_terms = n_parts * self.k;
+        let short = (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * n_terms.min(MOST_TERMS);
+        let columns = self.n.min(TALL_COLUMNS).next_multiple_of(MOST_COLUMNS);
+        let tall = if self.is_tall(self.m, n_terms) { (columns + PANEL) * n_terms.min(TALL_TERMS) } else { 0 };
+        short.max(tall) + MOST_SKIPPED
+    }
+
+    /// Whether so many rows and terms are worth laying out much of B at once: it is read from the second cache
+    /// then, but sums are loaded and stored less often, and A is read once.
+    fn is_tall(self, rows: usize, n_terms: usize) -> bool {
+        rows >= MOST_ROWS && n_terms > MOST_TERMS && self.n >= 96
     }
 
     /// Lays A out in panels of rows, the terms of each together, as products read it: as many panels from that
@@ -129,7 +142,9 @@ impl Gemm {
                 Start::Columns(x) => assert!(x.len() == self.n),
                 Start::Zero | Start::Sums => {}
             }
-            dispatch(Run { gemm: self, a, b, start, parts, first, rows, c, rounding, scratch });
+            let operands = Operands { gemm: self, a, b, parts, rounds_b: rounding.b };
+            let run = Run { operands, start, first, rows, c, fp16: rounding.c, scratch };
+            if run.is_tall() { dispatch(Blocks::<true>(run)) } else { dispatch(Blocks::<false>(run)) }
         }
     }
 }
@@ -151,118 +166,174 @@ impl WithSimd for Pack<'_> {
     }
 }
 
-struct Run<'a> {
+/// What is multiplied: the sum of products, of which `parts` says where A and B begin.
+#[derive(Clone, Copy)]
+struct Operands<'a> {
     gemm: Gemm,
     a: Left<'a>,
     b: &'a [f32],
-    start: Start<'a>,
     parts: &'a [(usize, usize)],
+    rounds_b: bool,
+}
+
+impl<'a> Operands<'a> {
+    /// Panels of these rows and terms of A, how far apart they begin, and the row that the first begins with. They
+    /// are laid out in `room` if they have not been.
+    #[inline(always)]
+    fn left<'r, S: Simd>(
+        self,
+        simd: S,
+        rows: Range<usize>,
+        terms: &Range<usize>,
+        room: &'r mut [f32],
+    ) -> (&'r [f32], usize, usize)
+    where
+        'a: 'r,
+    {
+        let Gemm { m, k, transposed, .. } = self.gemm;
+        match self.a {
+            Left::Packed(a) => {
+                let panel = rows.start / PANEL;
+                (&a[(panel * k + terms.start) * PANEL..], k * PANEL, panel * PANEL)
+            }
+            Left::Plain(a) => {
+                let room = &mut room[..rows.len().next_multiple_of(PANEL) * terms.len()];
+                let mut at = 0;
+                for (part, of) in pieces(k, terms) {
+                    let a = &a[self.parts[part].0..][..m * k];
+                    let n = of.len();
+                    pack::left(simd, a, (m, k), transposed.0, rows.clone(), of, room, (at, terms.len()));
+                    at += n;
+                }
+                (room, terms.len() * PANEL, rows.start)
+            }
+        }
+    }
+
+    /// Lays these terms and columns of B out, `width` columns wide.
+    #[inline(always)]
+    fn right<S: Simd>(
+        self,
+        simd: S,
+        terms: &Range<usize>,
+        columns: &Range<usize>,
+        width: usize,
+        mut room: &mut [f32],
+    ) {
+        let Gemm { k, n, transposed, .. } = self.gemm;
+        for (part, of) in pieces(k, terms) {
+            let b = &self.b[self.parts[part].1..][..k * n];
+            let (here, rest) = room.split_at_mut(width * of.len());
+            pack::right(simd, b, (k, n), transposed.1, &of, columns, self.rounds_b, here);
+            room = rest;
+        }
+    }
+
+    /// The first row not to take together with `row`: panels of a packed A begin at multiples of their height.
+    #[inline(always)]
+    fn rows_to(self, row: usize, most: usize, end: usize) -> usize {
+        match self.a {
+            Left::Plain(_) => end.min(row + most),
+            Left::Packed(_) => end.min((row + most) / PANEL * PANEL),
+        }
+    }
+}
+
+struct Run<'a> {
+    operands: Operands<'a>,
+    start: Start<'a>,
     first: usize,
     rows: usize,
     c: &'a mut [f32],
-    rounding: Rounding,
+    /// Whether the sums are rounded to fp16 at last.
+    fp16: bool,
     scratch: &'a mut [f32],
 }
 
-impl WithSimd for Run<'_> {
+/// One order of work or the other, as a function of its own: together they would get in each other's way.
+struct Blocks<'a, const IS_TALL: bool>(Run<'a>);
+
+impl<const IS_TALL: bool> WithSimd for Blocks<'_, IS_TALL> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         // Tiles are as large as the registers allow: 8x3 or 4x4 vectors of 32 registers, 4x2 of 16.
         match S::F32_LANES {
-            16 => self.blocks::<S, 3>(simd),
-            8 => self.blocks::<S, 2>(simd),
-            4 => self.blocks::<S, 3>(simd),
-            _ => self.blocks::<S, 2>(simd),
+            16 => self.run::<S, 3>(simd),
+            8 => self.run::<S, 2>(simd),
+            4 => self.run::<S, 3>(simd),
+            _ => self.run::<S, 2>(simd),
         }
     }
 }
 
-impl Run<'_> {
+impl<const IS_TALL: bool> Blocks<'_, IS_TALL> {
     /// All rows asked for, `V` vectors of columns at a time.
     #[inline(always)]
-    fn blocks<S: Simd, const V: usize>(mut self, simd: S) {
-        let Gemm { m, k, n, transposed } = self.gemm;
-        let n_terms = k * self.parts.len();
+    fn run<S: Simd, const V: usize>(self, simd: S) {
+        if IS_TALL { self.0.tall::<S, V>(simd) } else { self.0.short::<S, V>(simd) }
+    }
+}
+
+impl Run<'_> {
+    #[inline(always)]
+    fn n_terms(&self) -> usize {
+        self.operands.gemm.k * self.operands.parts.len()
+    }
+
+    fn is_tall(&self) -> bool {
+        self.operands.gemm.is_tall(self.rows, self.n_terms())
+    }
+
+    /// Many rows of A at a time, B panel by panel.
+    #[inline(always)]
+    fn short<S: Simd, const V: usize>(self, simd: S) {
+        let n_terms = self.n_terms();
+        let Run { operands, start, first, rows, c, fp16, scratch } = self;
+        let n = operands.gemm.n;
         let lanes = S::F32_LANES;
         // Rows of four vectors are written whole: written in two parts to where the caches do not reach, they take a
         // product of few terms a tenth longer.
         let is_four = V == 3 && n.div_ceil(lanes) == 4;
         let most_terms = if is_four { MOST_TERMS * 2 / 3 } else { MOST_TERMS };
-        let scratch = aligned(std::mem::take(&mut self.scratch));
+        let scratch = aligned(scratch);
         let (room_b, room_a) = scratch.split_at_mut(MOST_COLUMNS * n_terms.min(most_terms));
-        let end = self.first + self.rows;
-        let mut row = self.first;
+        let end = first + rows;
+        let mut row = first;
         while row < end {
-            // Panels of a packed A begin at multiples of their height.
-            let to = match self.a {
-                Left::Plain(_) => end.min(row + MOST_ROWS),
-                Left::Packed(_) => end.min((row + MOST_ROWS) / PANEL * PANEL),
-            };
+            let to = operands.rows_to(row, MOST_ROWS, end);
             let mut term = 0;
             loop {
                 let terms = term..n_terms.min(term + most_terms);
-                let (a, a_step, a_first) = match self.a {
-                    Left::Packed(a) => {
-                        let panel = row / PANEL;
-                        (&a[(panel * k + terms.start) * PANEL..], k * PANEL, panel * PANEL)
-                    }
-                    Left::Plain(a) => {
-                        let room = &mut room_a[..(to - row).next_multiple_of(PANEL) * terms.len()];
-                        let mut at = 0;
-                        for (part, of) in pieces(k, &terms) {
-                            let a = &a[self.parts[part].0..][..m * k];
-                            let n = of.len();
-                            pack::left(simd, a, (m, k), transposed.0, row..to, of, room, (at, terms.len()));
-                            at += n;
-                        }
-                        (&*room, terms.len() * PANEL, row)
-                    }
-                };
-                let is_first = term == 0;
-                let is_last = terms.end == n_terms;
+                let a = operands.left(simd, row..to, &terms, room_a);
                 let mut column = 0;
                 while column < n {
-                    // Two and two of four: a tile one vector wide reads A as often as it multiplies.
-                    let n_vectors = match (n - column).div_ceil(lanes) {
-                        4 if is_four => 4,
-                        4 => V.min(2),
-                        n => n.min(V),
-                    };
-                    let columns = column..n.min(column + n_vectors * lanes);
+                    let n_vectors = if is_four { 4 } else { n_vectors::<S, V>(n - column) };
                     let width = n_vectors * lanes;
-                    let b = if width == n && !transposed.1 && !self.rounding.b && self.parts.len() == 1 {
-                        &self.b[self.parts[0].1..][terms.start * n..terms.end * n]
+                    let columns = column..n.min(column + width);
+                    let is_so = width == n && !operands.gemm.transposed.1 && !operands.rounds_b;
+                    let b = if let (true, [(_, at)]) = (is_so, operands.parts) {
+                        &operands.b[at + terms.start * n..at + terms.end * n]
                     } else {
-                        let mut rest = &mut room_b[..width * terms.len()];
-                        for (part, of) in pieces(k, &terms) {
-                            let b = &self.b[self.parts[part].1..][..k * n];
-                            let (room, later) = rest.split_at_mut(width * of.len());
-                            pack::right(simd, b, (k, n), transposed.1, &of, &columns, self.rounding.b, room);
-                            rest = later;
-                        }
-                        &room_b[..width * terms.len()]
+                        let room = &mut room_b[..width * terms.len()];
+                        operands.right(simd, &terms, &columns, width, room);
+                        room
                     };
-                    let mut tile = Tile {
+                    Tile {
                         simd,
-                        rows: Rows { from: row, to, first: self.first },
-                        a: (a, a_step, a_first),
+                        rows: Rows { from: row, to, first },
+                        a,
                         b,
                         n_terms: terms.len(),
-                        columns: columns.clone(),
+                        columns,
                         n,
-                        start: if is_first { self.start } else { Start::Sums },
-                        c: &mut *self.c,
-                        fp16: self.rounding.c && is_last,
-                    };
-                    match n_vectors {
-                        1 => tile.panels::<1>(),
-                        2 => tile.panels::<2>(),
-                        3 => tile.panels::<3>(),
-                        _ => tile.panels::<4>(),
+                        start: if terms.start == 0 { start } else { Start::Sums },
+                        c: &mut *c,
+                        fp16: fp16 && terms.end == n_terms,
                     }
-                    column = columns.end;
+                    .all();
+                    column += width;
                 }
                 term = terms.end;
                 if term >= n_terms {
@@ -271,6 +342,70 @@ impl Run<'_> {
             }
             row = to;
         }
+    }
+
+    /// Much of B at a time, A panel by panel.
+    #[inline(always)]
+    fn tall<S: Simd, const V: usize>(self, simd: S) {
+        let n_terms = self.n_terms();
+        let Run { operands, start, first, rows, c, fp16, scratch } = self;
+        let n = operands.gemm.n;
+        let lanes = S::F32_LANES;
+        let scratch = aligned(scratch);
+        let (room_a, room_b) = scratch.split_at_mut(PANEL * n_terms.min(TALL_TERMS));
+        let end = first + rows;
+        for first_column in (0..n).step_by(TALL_COLUMNS) {
+            let last_column = n.min(first_column + TALL_COLUMNS);
+            for term in (0..n_terms).step_by(TALL_TERMS) {
+                let terms = term..n_terms.min(term + TALL_TERMS);
+                let mut column = first_column;
+                let mut rest = &mut room_b[..];
+                while column < last_column {
+                    let width = n_vectors::<S, V>(last_column - column) * lanes;
+                    let columns = column..last_column.min(column + width);
+                    let (room, later) = rest.split_at_mut(width * terms.len());
+                    operands.right(simd, &terms, &columns, width, room);
+                    (column, rest) = (column + width, later);
+                }
+                let mut row = first;
+                while row < end {
+                    let to = operands.rows_to(row, PANEL, end);
+                    let a = operands.left(simd, row..to, &terms, room_a);
+                    let mut column = first_column;
+                    let mut rest = &room_b[..];
+                    while column < last_column {
+                        let width = n_vectors::<S, V>(last_column - column) * lanes;
+                        let columns = column..last_column.min(column + width);
+                        let (b, later) = rest.split_at(width * terms.len());
+                        Tile {
+                            simd,
+                            rows: Rows { from: row, to, first },
+                            a,
+                            b,
+                            n_terms: terms.len(),
+                            columns,
+                            n,
+                            start: if terms.start == 0 { start } else { Start::Sums },
+                            c: &mut *c,
+                            fp16: fp16 && terms.end == n_terms,
+                        }
+                        .all();
+                        (column, rest) = (column + width, later);
+                    }
+                    row = to;
+                }
+            }
+        }
+    }
+}
+
+/// Vectors of the next of so many columns, `V` at most. Of four, two and two: a tile one vector wide reads A as often
+/// as it multiplies.
+#[inline(always)]
+fn n_vectors<S: Simd, const V: usize>(n_columns: usize) -> usize {
+    match n_columns.div_ceil(S::F32_LANES) {
+        4 => V.min(2),
+        n => n.min(V),
     }
 }
 

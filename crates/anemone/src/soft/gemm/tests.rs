@@ -17,7 +17,7 @@ fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
 }
 
-const SHAPES: [(usize, usize, usize); 11] = [
+const SHAPES: [(usize, usize, usize); 13] = [
     (1, 1, 1),
     (4, 3, 16),
     (5, 7, 17),
@@ -28,6 +28,9 @@ const SHAPES: [(usize, usize, usize); 11] = [
     // More rows, terms and columns than are laid out at a time.
     (MOST_ROWS + 19, MOST_TERMS + 5, MOST_COLUMNS + 7),
     (16, 2 * MOST_TERMS, 2 * MOST_COLUMNS),
+    // Tall ones.
+    (3 * MOST_ROWS / 2 + 5, TALL_TERMS + 7, 2 * TALL_COLUMNS + 37),
+    (3 * MOST_ROWS / 2, MOST_TERMS + 1, 100),
     (0, 4, 4),
     (4, 0, 4),
 ];
@@ -41,6 +44,10 @@ fn check<S: Simd>(simd: S) {
             }
         }
     }
+}
+
+fn run<S: Simd>(simd: S, run: Run<'_>) {
+    if run.is_tall() { simd.vectorize(Blocks::<true>(run)) } else { simd.vectorize(Blocks::<false>(run)) }
 }
 
 /// All ways to begin, from plain and packed rows, rounded and not.
@@ -69,15 +76,14 @@ fn check_one<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
             2 => Start::Rows(&rows[first..]),
             _ => Start::Columns(&columns),
         };
-        let rounding = Rounding { b: fp16, c: fp16 };
         let b = |i: usize| if fp16 { to_fp16_grid(b[i]) } else { b[i] };
         let mut c = held.clone();
         let mut scratch = vec![f32::NAN; gemm.n_scratch(1)];
         let (c_rows, c_) = (m - first, &mut c[first * n..]);
         if !c_.is_empty() {
             let scratch = &mut scratch[..];
-            let (rows, parts) = (c_rows, &[(0, 0)][..]);
-            simd.vectorize(Run { gemm, a: left, b: &b2, start, parts, first, rows, c: c_, rounding, scratch });
+            let operands = Operands { gemm, a: left, b: &b2, parts: &[(0, 0)], rounds_b: fp16 };
+            run(simd, Run { operands, start, first, rows: c_rows, c: c_, fp16, scratch });
         }
         for i in 0..m {
             for (j, &column) in columns.iter().enumerate() {
@@ -101,19 +107,20 @@ fn check_sum<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
     let (a, b) = (make(3 * m * k, 0.41), make(3 * k * n, 0.83));
     let parts = [(m * k, 0), (2 * m * k, k * n), (0, 2 * k * n)];
     let first = m / 3;
-    let run = |parts: &[(usize, usize)], start: Start<'_>, c: &mut [f32]| {
-        let (a, c, rounding) = (Left::Plain(&a), &mut c[first * n..], Rounding::default());
+    let sum = |parts: &[(usize, usize)], start: Start<'_>, c: &mut [f32]| {
+        let c = &mut c[first * n..];
         let mut scratch = vec![f32::NAN; gemm.n_scratch(parts.len())];
         if !c.is_empty() {
             let (rows, scratch) = (m - first, &mut scratch[..]);
-            simd.vectorize(Run { gemm, a, b: &b, start, parts, first, rows, c, rounding, scratch });
+            let operands = Operands { gemm, a: Left::Plain(&a), b: &b, parts, rounds_b: false };
+            run(simd, Run { operands, start, first, rows, c, fp16: false, scratch });
         }
     };
     let held = wide(m * n, 0.11);
     let (mut c, mut expected) = (held.clone(), held);
-    run(&parts, Start::Zero, &mut c);
-    run(&parts[..1], Start::Zero, &mut expected);
-    parts[1..].iter().for_each(|part| run(&[*part], Start::Sums, &mut expected));
+    sum(&parts, Start::Zero, &mut c);
+    sum(&parts[..1], Start::Zero, &mut expected);
+    parts[1..].iter().for_each(|part| sum(&[*part], Start::Sums, &mut expected));
     assert!(c.iter().zip(&expected).all(|(x, y)| x.to_bits() == y.to_bits()), "{gemm:?}");
 }
 

@@ -67,9 +67,20 @@ fn mul_add_by_f64(a: f32, b: f32, c: f32) -> f32 {
 // time. The compiler keeps them there if loops over them count to a constant; closures would not be inlined.
 #[allow(clippy::needless_range_loop)]
 impl<S: Simd> Tile<'_, S> {
+    /// All rows and columns.
+    #[inline(always)]
+    pub(super) fn all(mut self) {
+        match self.columns.len().div_ceil(S::F32_LANES) {
+            1 => self.panels::<1>(),
+            2 => self.panels::<2>(),
+            3 => self.panels::<3>(),
+            _ => self.panels::<4>(),
+        }
+    }
+
     /// All rows, `V` vectors of columns each.
     #[inline(always)]
-    pub(super) fn panels<const V: usize>(&mut self) {
+    fn panels<const V: usize>(&mut self) {
         let (a, step, first) = self.a;
         let size = self.n_terms * PANEL;
         let panel = |i: usize| a[i * step..][..size].as_chunks::<PANEL>().0;
