@@ -16,8 +16,8 @@ use tile::{Rows, Tile};
 pub(super) const PANEL: usize = 8;
 /// The most columns of a panel of B, which is as many as a tile of the widest vectors takes.
 const MOST_COLUMNS: usize = 64;
-/// Terms that are summed before the next block of A and B is laid out: a panel of B, 48 columns wide, is then 36 KiB
-/// at most and stays in the first cache. In tests few, as of rows, so that small products take several turns.
+/// Terms that are summed before the next block of A and B is laid out: a panel of B, 48 columns wide, is then 36
+/// KiB at most and stays in the first cache. In tests few, as of rows, so that small products take several turns.
 const MOST_TERMS: usize = if cfg!(test) { 24 } else { 192 };
 /// Rows of A that are laid out at a time: 192 KiB with the most terms, which the second cache holds together with
 /// the rows of C.
@@ -293,8 +293,8 @@ impl Run<'_> {
         let Run { operands, start, first, rows, c, fp16, scratch } = self;
         let n = operands.gemm.n;
         let lanes = S::F32_LANES;
-        // Rows of four vectors are written whole: written in two parts to where the caches do not reach, they take a
-        // product of few terms a tenth longer.
+        // Rows of four vectors are written whole: written in two parts to where the caches do not reach, a product
+        // of few terms takes a tenth longer.
         let is_four = V == 3 && n.div_ceil(lanes) == 4;
         let most_terms = if is_four { MOST_TERMS * 2 / 3 } else { MOST_TERMS };
         let scratch = aligned(scratch);
@@ -399,8 +399,8 @@ impl Run<'_> {
     }
 }
 
-/// Vectors of the next of so many columns, `V` at most. Of four, two and two: a tile one vector wide reads A as often
-/// as it multiplies.
+/// Vectors of the next of so many columns, `V` at most. Of four, two and two: a tile one vector wide reads A as
+/// often as it multiplies.
 #[inline(always)]
 fn n_vectors<S: Simd, const V: usize>(n_columns: usize) -> usize {
     match n_columns.div_ceil(S::F32_LANES) {

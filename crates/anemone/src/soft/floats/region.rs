@@ -1,5 +1,5 @@
-//! Memory that many vectors lie in, so that it can be had in large pages: of small ones, whose places are looked up
-//! time and again, a step of training spends a tenth of its time on the looking up.
+//! Memory that many vectors lie in, so that it can be had in large pages: small ones, whose places are looked up
+//! time and again, make a step of training take a tenth longer.
 #![allow(unsafe_code)] // To give the parts of one allocation different owners; small, so that it can be judged.
 
 use super::LINE;
