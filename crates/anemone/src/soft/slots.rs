@@ -91,11 +91,13 @@ impl Slots {
 
     /// The slots as memory.
     pub(super) fn memory(&self) -> (Vec<Floats>, Vec<Vec<i32>>) {
-        let sizes: Vec<usize> = self.floats.iter().filter(|s| s.content.is_none()).map(|s| s.len).collect();
-        let mut zeros = Floats::together(&sizes).into_iter();
+        // Inputs, which come first, come last in memory: of those that are only ever lent to the plan no page is
+        // touched then, but for one that is large and partly another's.
+        let empty = self.floats.iter().rev().filter(|s| s.content.is_none());
+        let mut zeros = Floats::together(&empty.map(|s| s.len).collect::<Vec<_>>());
         let floats = |s: &Slot| match &s.content {
             Some(Content::Floats(x)) => x.clone(),
-            _ => zeros.next().unwrap_or_default(),
+            _ => zeros.pop().unwrap_or_default(),
         };
         let ints = |s: &Slot| match &s.content {
             Some(Content::Ints(x)) => x.clone(),

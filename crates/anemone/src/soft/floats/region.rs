@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// Bytes of a large page on x86-64, and on ARM with pages of 4 KiB.
 const LARGE_PAGE: usize = 2 << 20;
+/// Bytes from which on a region has large pages: of a smaller one, what is never touched would count.
+const LEAST: usize = 8 * LARGE_PAGE;
 
 /// What keeps the memory; nobody but its pieces touches the elements.
 #[derive(Debug)]
@@ -53,7 +55,7 @@ pub(super) fn pieces(sizes: &[usize]) -> Vec<Piece> {
     let n = rooms().sum::<usize>() + LINE;
     let n_bytes = n * size_of::<f32>();
     // Zeroed, and without any page before it is touched, as large vectors of zeros are.
-    let map = if n_bytes >= LARGE_PAGE { MmapMut::map_anon(n_bytes).ok() } else { None };
+    let map = if n_bytes >= LEAST { MmapMut::map_anon(n_bytes).ok() } else { None };
     let (start, region) = match map {
         Some(mut map) => {
             #[cfg(target_os = "linux")]
@@ -85,7 +87,7 @@ mod tests {
 
     #[test]
     fn pieces_are_apart_and_outlive_each_other() {
-        for sizes in [vec![3, 0, 16, 17, 1], vec![LARGE_PAGE / 4, 5, LARGE_PAGE / 2], vec![], vec![0]] {
+        for sizes in [vec![3, 0, 16, 17, 1], vec![LEAST / 8, 5, LEAST / 4], vec![], vec![0]] {
             let mut pieces = pieces(&sizes);
             assert_eq!(pieces.len(), sizes.len());
             for (i, piece) in pieces.iter_mut().enumerate() {
