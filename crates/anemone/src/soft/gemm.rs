@@ -312,8 +312,8 @@ impl Run<'_> {
                     let n_vectors = if is_four { 4 } else { n_vectors::<S, V>(n - column) };
                     let width = n_vectors * lanes;
                     let columns = column..n.min(column + width);
-                    let is_so = width == n && !operands.gemm.transposed.1 && !operands.rounds_b;
-                    let b = if let (true, [(_, at)]) = (is_so, operands.parts) {
+                    let lies_so = width == n && !operands.gemm.transposed.1 && !operands.rounds_b;
+                    let b = if let (true, [(_, at)]) = (lies_so, operands.parts) {
                         &operands.b[at + terms.start * n..at + terms.end * n]
                     } else {
                         let room = &mut room_b[..width * terms.len()];

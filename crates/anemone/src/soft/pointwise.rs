@@ -188,8 +188,8 @@ impl Chain {
         outs: [&mut [f32]; MOST_STORES],
         scratch: &mut [Floats],
     ) {
-        let parts =
-            threads::n_parts(self.n * self.ops.iter().map(|op| op.f.work()).sum::<usize>()).min(scratch.len());
+        let work = self.n * self.ops.iter().map(|op| op.f.work()).sum::<usize>();
+        let parts = threads::n_parts(work).min(scratch.len());
         match threads::pool() {
             Some(pool) if parts > 1 => {
                 // Whole blocks, but for the last part.
