@@ -90,8 +90,8 @@ impl Gemm {
         short.max(tall) + MOST_SKIPPED
     }
 
-    /// Whether so many rows and terms are worth laying out much of B at once: it is read from the second cache
-    /// then, but sums are loaded and stored less often, and A is read once.
+    /// Whether so many rows and terms, of at least two panels of columns, are worth laying out much of B at once:
+    /// it is read from the second cache then, but sums are loaded and stored less often, and A is read in order.
     fn is_tall(self, rows: usize, n_terms: usize) -> bool {
         rows >= MOST_ROWS && n_terms > MOST_TERMS && self.n >= 96
     }
@@ -292,6 +292,7 @@ impl Run<'_> {
         let n_terms = self.n_terms();
         let Run { operands, start, first, rows, c, fp16, scratch } = self;
         let n = operands.gemm.n;
+        let mut sums = Sums { start, first, n, n_terms, c, fp16 };
         let lanes = S::F32_LANES;
         // Rows of four vectors are written whole: written in two parts to where the caches do not reach, a product
         // of few terms takes a tenth longer.
@@ -320,19 +321,7 @@ impl Run<'_> {
                         operands.right(simd, &terms, &columns, width, room);
                         room
                     };
-                    Tile {
-                        simd,
-                        rows: Rows { from: row, to, first },
-                        a,
-                        b,
-                        n_terms: terms.len(),
-                        columns,
-                        n,
-                        start: if terms.start == 0 { start } else { Start::Sums },
-                        c: &mut *c,
-                        fp16: fp16 && terms.end == n_terms,
-                    }
-                    .all();
+                    sums.add(simd, row..to, a, b, &terms, columns);
                     column += width;
                 }
                 term = terms.end;
@@ -350,6 +339,7 @@ impl Run<'_> {
         let n_terms = self.n_terms();
         let Run { operands, start, first, rows, c, fp16, scratch } = self;
         let n = operands.gemm.n;
+        let mut sums = Sums { start, first, n, n_terms, c, fp16 };
         let lanes = S::F32_LANES;
         let scratch = aligned(scratch);
         let (room_a, room_b) = scratch.split_at_mut(PANEL * n_terms.min(TALL_TERMS));
@@ -377,25 +367,53 @@ impl Run<'_> {
                         let width = n_vectors::<S, V>(last_column - column) * lanes;
                         let columns = column..last_column.min(column + width);
                         let (b, later) = rest.split_at(width * terms.len());
-                        Tile {
-                            simd,
-                            rows: Rows { from: row, to, first },
-                            a,
-                            b,
-                            n_terms: terms.len(),
-                            columns,
-                            n,
-                            start: if terms.start == 0 { start } else { Start::Sums },
-                            c: &mut *c,
-                            fp16: fp16 && terms.end == n_terms,
-                        }
-                        .all();
+                        sums.add(simd, row..to, a, b, &terms, columns);
                         (column, rest) = (column + width, later);
                     }
                     row = to;
                 }
             }
         }
+    }
+}
+
+/// What the products are added up in.
+struct Sums<'a> {
+    start: Start<'a>,
+    /// The row that C begins with.
+    first: usize,
+    n: usize,
+    n_terms: usize,
+    c: &'a mut [f32],
+    fp16: bool,
+}
+
+impl Sums<'_> {
+    /// Adds these terms of all to these rows and columns, which begin with the first terms and are rounded after
+    /// the last.
+    #[inline(always)]
+    fn add<S: Simd>(
+        &mut self,
+        simd: S,
+        rows: Range<usize>,
+        a: (&[f32], usize, usize),
+        b: &[f32],
+        terms: &Range<usize>,
+        columns: Range<usize>,
+    ) {
+        let tile = Tile {
+            simd,
+            rows: Rows { from: rows.start, to: rows.end, first: self.first },
+            a,
+            b,
+            n_terms: terms.len(),
+            columns,
+            n: self.n,
+            start: if terms.start == 0 { self.start } else { Start::Sums },
+            c: &mut *self.c,
+            fp16: self.fp16 && terms.end == self.n_terms,
+        };
+        tile.all();
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Bytes of a large page on x86-64, and on ARM with pages of 4 KiB.
 const LARGE_PAGE: usize = 2 << 20;
-/// Bytes from which on a region has large pages: of a smaller one, what is never touched would count.
+/// Bytes from which on a region has large pages: in a smaller one, too much of them is never used.
 const LEAST: usize = 8 * LARGE_PAGE;
 
 /// What keeps the memory; nobody but its pieces touches the elements.
@@ -61,20 +61,20 @@ pub(super) fn pieces(sizes: &[usize]) -> Vec<Piece> {
             #[cfg(target_os = "linux")]
             // A kernel without large pages gives small ones.
             let _ = map.advise(memmap2::Advice::HugePage);
-            (map.as_mut_ptr().cast::<f32>(), Region::Map(map))
+            (NonNull::from(&mut map[..]).cast::<f32>(), Region::Map(map))
         }
         None => {
             let mut vec = vec![0.0f32; n];
-            (vec.as_mut_ptr(), Region::Heap(vec))
+            (NonNull::from(&mut vec[..]).cast(), Region::Heap(vec))
         }
     };
     let region = Arc::new(region);
-    let mut at = start.align_offset(LINE * size_of::<f32>()).min(LINE);
+    let mut at = start.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
     let mut pieces = Vec::with_capacity(sizes.len());
     for (&len, room) in sizes.iter().zip(rooms()) {
         // SAFETY: `at + len` is at most `n`, the number of elements from `start` on: a line for the alignment and
         // the room of each piece. Moving the owner into the `Arc` does not move the elements.
-        let Some(start) = NonNull::new(unsafe { start.add(at) }) else { break };
+        let start = unsafe { start.add(at) };
         pieces.push(Piece { start, len, _region: region.clone() });
         at += room;
     }
@@ -88,17 +88,16 @@ mod tests {
     #[test]
     fn pieces_are_apart_and_outlive_each_other() {
         for sizes in [vec![3, 0, 16, 17, 1], vec![LEAST / 8, 5, LEAST / 4], vec![], vec![0]] {
-            let mut pieces = pieces(&sizes);
+            let mut pieces: Vec<_> = pieces(&sizes).into_iter().enumerate().collect();
             assert_eq!(pieces.len(), sizes.len());
-            for (i, piece) in pieces.iter_mut().enumerate() {
+            for (i, piece) in &mut pieces {
                 assert_eq!(piece.elements().as_ptr().align_offset(64), 0);
-                assert!(piece.elements().len() == sizes[i] && piece.elements().iter().all(|&x| x == 0.0));
-                piece.elements_mut().fill(i as f32 + 1.0);
+                assert!(piece.elements().len() == sizes[*i] && piece.elements().iter().all(|&x| x == 0.0));
+                piece.elements_mut().fill(*i as f32 + 1.0);
             }
             while !pieces.is_empty() {
-                let piece = pieces.swap_remove(0);
-                let first = piece.elements().first().copied();
-                assert!(piece.elements().iter().all(|&x| Some(x) == first));
+                let (i, piece) = pieces.swap_remove(0);
+                assert!(piece.elements().iter().all(|&x| x == i as f32 + 1.0));
             }
         }
     }
