@@ -144,7 +144,12 @@ impl Gemm {
             }
             let operands = Operands { gemm: self, a, b, parts, rounds_b: rounding.b };
             let run = Run { operands, start, first, rows, c, fp16: rounding.c, scratch };
-            if run.is_tall() { dispatch(Blocks::<true>(run)) } else { dispatch(Blocks::<false>(run)) }
+            match (run.is_tall(), run.is_in_place()) {
+                (false, false) => dispatch(Blocks::<false, false>(run)),
+                (false, true) => dispatch(Blocks::<false, true>(run)),
+                (true, false) => dispatch(Blocks::<true, false>(run)),
+                (true, true) => dispatch(Blocks::<true, true>(run)),
+            }
         }
     }
 }
@@ -178,9 +183,9 @@ struct Operands<'a> {
 
 impl<'a> Operands<'a> {
     /// Panels of these rows and terms of A, how far apart they begin, and the row that the first begins with. They
-    /// are laid out in `room` if they have not been.
+    /// are laid out in `room` if they have not been. In place the same of rows, not panels.
     #[inline(always)]
-    fn left<'r, S: Simd>(
+    fn left<'r, S: Simd, const IN_PLACE: bool>(
         self,
         simd: S,
         rows: Range<usize>,
@@ -196,6 +201,7 @@ impl<'a> Operands<'a> {
                 let panel = rows.start / PANEL;
                 (&a[(panel * k + terms.start) * PANEL..], k * PANEL, panel * PANEL)
             }
+            Left::Plain(a) if IN_PLACE => (&a[self.parts[0].0 + terms.start..], k, 0),
             Left::Plain(a) => {
                 let room = &mut room[..rows.len().next_multiple_of(PANEL) * terms.len()];
                 let mut at = 0;
@@ -250,10 +256,11 @@ struct Run<'a> {
     scratch: &'a mut [f32],
 }
 
-/// One order of work or the other, as a function of its own: together they would get in each other's way.
-struct Blocks<'a, const IS_TALL: bool>(Run<'a>);
+/// One order of work or the other, of A laid out or as it lies, as functions of their own: together they would get
+/// in each other's way.
+struct Blocks<'a, const IS_TALL: bool, const IN_PLACE: bool>(Run<'a>);
 
-impl<const IS_TALL: bool> WithSimd for Blocks<'_, IS_TALL> {
+impl<const IS_TALL: bool, const IN_PLACE: bool> WithSimd for Blocks<'_, IS_TALL, IN_PLACE> {
     type Output = ();
 
     #[inline(always)]
@@ -268,11 +275,11 @@ impl<const IS_TALL: bool> WithSimd for Blocks<'_, IS_TALL> {
     }
 }
 
-impl<const IS_TALL: bool> Blocks<'_, IS_TALL> {
+impl<const IS_TALL: bool, const IN_PLACE: bool> Blocks<'_, IS_TALL, IN_PLACE> {
     /// All rows asked for, `V` vectors of columns at a time.
     #[inline(always)]
     fn run<S: Simd, const V: usize>(self, simd: S) {
-        if IS_TALL { self.0.tall::<S, V>(simd) } else { self.0.short::<S, V>(simd) }
+        if IS_TALL { self.0.tall::<S, V, IN_PLACE>(simd) } else { self.0.short::<S, V, IN_PLACE>(simd) }
     }
 }
 
@@ -282,13 +289,20 @@ impl Run<'_> {
         self.operands.gemm.k * self.operands.parts.len()
     }
 
+    /// Whether tiles read A as it lies: what they take of a row lies together, and panels would cost more than
+    /// they save.
+    fn is_in_place(&self) -> bool {
+        let Operands { a, gemm, parts, .. } = self.operands;
+        matches!(a, Left::Plain(_)) && !gemm.transposed.0 && parts.len() == 1
+    }
+
     fn is_tall(&self) -> bool {
         self.operands.gemm.is_tall(self.rows, self.n_terms())
     }
 
     /// Many rows of A at a time, B panel by panel.
     #[inline(always)]
-    fn short<S: Simd, const V: usize>(self, simd: S) {
+    fn short<S: Simd, const V: usize, const IN_PLACE: bool>(self, simd: S) {
         let n_terms = self.n_terms();
         let Run { operands, start, first, rows, c, fp16, scratch } = self;
         let n = operands.gemm.n;
@@ -302,12 +316,14 @@ impl Run<'_> {
         let (room_b, room_a) = scratch.split_at_mut(MOST_COLUMNS * n_terms.min(most_terms));
         let end = first + rows;
         let mut row = first;
+        // A that is not laid out does not fill the caches, and sums that are done at once need not stay there.
+        let most_rows = if IN_PLACE && n_terms <= most_terms { 4 * MOST_ROWS } else { MOST_ROWS };
         while row < end {
-            let to = operands.rows_to(row, MOST_ROWS, end);
+            let to = operands.rows_to(row, most_rows, end);
             let mut term = 0;
             loop {
                 let terms = term..n_terms.min(term + most_terms);
-                let a = operands.left(simd, row..to, &terms, room_a);
+                let a = operands.left::<S, IN_PLACE>(simd, row..to, &terms, room_a);
                 let mut column = 0;
                 while column < n {
                     let n_vectors = if is_four { 4 } else { n_vectors::<S, V>(n - column) };
@@ -321,7 +337,7 @@ impl Run<'_> {
                         operands.right(simd, &terms, &columns, width, room);
                         room
                     };
-                    sums.add(simd, row..to, a, b, &terms, columns);
+                    sums.add::<S, IN_PLACE>(simd, row..to, a, b, &terms, columns);
                     column += width;
                 }
                 term = terms.end;
@@ -335,7 +351,7 @@ impl Run<'_> {
 
     /// Much of B at a time, A panel by panel.
     #[inline(always)]
-    fn tall<S: Simd, const V: usize>(self, simd: S) {
+    fn tall<S: Simd, const V: usize, const IN_PLACE: bool>(self, simd: S) {
         let n_terms = self.n_terms();
         let Run { operands, start, first, rows, c, fp16, scratch } = self;
         let n = operands.gemm.n;
@@ -360,14 +376,14 @@ impl Run<'_> {
                 let mut row = first;
                 while row < end {
                     let to = operands.rows_to(row, PANEL, end);
-                    let a = operands.left(simd, row..to, &terms, room_a);
+                    let a = operands.left::<S, IN_PLACE>(simd, row..to, &terms, room_a);
                     let mut column = first_column;
                     let mut rest = &room_b[..];
                     while column < last_column {
                         let width = n_vectors::<S, V>(last_column - column) * lanes;
                         let columns = column..last_column.min(column + width);
                         let (b, later) = rest.split_at(width * terms.len());
-                        sums.add(simd, row..to, a, b, &terms, columns);
+                        sums.add::<S, IN_PLACE>(simd, row..to, a, b, &terms, columns);
                         (column, rest) = (column + width, later);
                     }
                     row = to;
@@ -392,7 +408,7 @@ impl Sums<'_> {
     /// Adds these terms of all to these rows and columns, which begin with the first terms and are rounded after
     /// the last.
     #[inline(always)]
-    fn add<S: Simd>(
+    fn add<S: Simd, const IN_PLACE: bool>(
         &mut self,
         simd: S,
         rows: Range<usize>,
@@ -413,7 +429,7 @@ impl Sums<'_> {
             c: &mut *self.c,
             fp16: self.fp16 && terms.end == self.n_terms,
         };
-        tile.all();
+        tile.all::<IN_PLACE>();
     }
 }
 

@@ -11,6 +11,9 @@ use super::threads;
 
 /// Elements of a block.
 pub(super) const BLOCK: usize = 512;
+/// Elements of a chain from which on its blocks are fetched ahead: fewer lie in the caches of a core, where that
+/// would take longer than it saves.
+const LEAST_AHEAD: usize = 1 << 14;
 /// The most operands, functions and results of a chain.
 pub(super) const MOST_LOADS: usize = 16;
 pub(super) const MOST_OPS: usize = 32;
@@ -267,17 +270,20 @@ impl Chain {
         scratch: &mut [f32],
     ) {
         let n_loads = self.loads.len();
+        let is_large = self.n >= LEAST_AHEAD;
         for (i, (load, x)) in self.loads.iter().zip(loads).enumerate() {
             match load {
                 Load::Strided { sizes, steps } => {
                     Load::spread(sizes, steps, x, first + from, &mut scratch[i * BLOCK..][..len]);
                 }
-                Load::Dense => ahead(x, first + from + BLOCK),
-                Load::Scalar => {}
+                Load::Dense if is_large => ahead(x, first + from + BLOCK),
+                Load::Dense | Load::Scalar => {}
             }
         }
-        for out in &outs[..self.stores.len()] {
-            ahead(out, from + BLOCK);
+        if is_large {
+            for out in &outs[..self.stores.len()] {
+                ahead(out, from + BLOCK);
+            }
         }
         for (i, op) in self.ops.iter().enumerate() {
             let (before, rest) = scratch.split_at_mut((n_loads + i) * BLOCK);

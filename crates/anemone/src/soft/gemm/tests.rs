@@ -47,7 +47,12 @@ fn check<S: Simd>(simd: S) {
 }
 
 fn run<S: Simd>(simd: S, run: Run<'_>) {
-    if run.is_tall() { simd.vectorize(Blocks::<true>(run)) } else { simd.vectorize(Blocks::<false>(run)) }
+    match (run.is_tall(), run.is_in_place()) {
+        (false, false) => simd.vectorize(Blocks::<false, false>(run)),
+        (false, true) => simd.vectorize(Blocks::<false, true>(run)),
+        (true, false) => simd.vectorize(Blocks::<true, false>(run)),
+        (true, true) => simd.vectorize(Blocks::<true, true>(run)),
+    }
 }
 
 /// All ways to begin, from plain and packed rows, rounded and not.

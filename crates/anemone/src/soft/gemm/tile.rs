@@ -20,7 +20,7 @@ pub(super) struct Rows {
 pub(super) struct Tile<'a, S> {
     pub(super) simd: S,
     pub(super) rows: Rows,
-    /// Panels of rows, how far apart they begin, and the row that the first begins with.
+    /// Panels of rows, or rows where they lie, how far apart they begin, and the row that the first begins with.
     pub(super) a: (&'a [f32], usize, usize),
     /// `[terms][width]`.
     pub(super) b: &'a [f32],
@@ -67,14 +67,55 @@ fn mul_add_by_f64(a: f32, b: f32, c: f32) -> f32 {
 // time. The compiler keeps them there if loops over them count to a constant; closures would not be inlined.
 #[allow(clippy::needless_range_loop)]
 impl<S: Simd> Tile<'_, S> {
-    /// All rows and columns.
+    /// All rows and columns, of panels or of rows in place.
     #[inline(always)]
-    pub(super) fn all(mut self) {
+    pub(super) fn all<const IN_PLACE: bool>(mut self) {
         match self.columns.len().div_ceil(S::F32_LANES) {
-            1 => self.panels::<1>(),
-            2 => self.panels::<2>(),
-            3 => self.panels::<3>(),
-            _ => self.panels::<4>(),
+            1 => self.vectors::<1, IN_PLACE>(),
+            2 => self.vectors::<2, IN_PLACE>(),
+            3 => self.vectors::<3, IN_PLACE>(),
+            _ => self.vectors::<4, IN_PLACE>(),
+        }
+    }
+
+    #[inline(always)]
+    fn vectors<const V: usize, const IN_PLACE: bool>(&mut self) {
+        if !IN_PLACE {
+            self.panels::<V>();
+        } else if S::REGISTER_COUNT >= 32 && V < 4 {
+            self.rows::<PANEL, V>();
+        } else {
+            self.rows::<{ PANEL / 2 }, V>();
+        }
+    }
+
+    /// All rows, of A as it lies, `R` of them and `V` vectors of columns at a time.
+    #[inline(always)]
+    fn rows<const R: usize, const V: usize>(&mut self) {
+        let (a, step, first) = self.a;
+        let n = self.n_terms;
+        let mut row = self.rows.from;
+        while row < self.rows.to {
+            if let Start::Sums = self.start {
+                self.prefetch::<R, V>(row + R);
+            }
+            let mut rows = [&a[..0]; R];
+            for r in 0..R {
+                // In place of rows that are not there the last is taken.
+                rows[r] = &a[((row + r).min(self.rows.to - 1) - first) * step..][..n];
+            }
+            let mut sums = self.begin::<R, V>(row);
+            let b = &S::as_simd_f32s(self.b).0.as_chunks::<V>().0[..n];
+            for t in 0..n {
+                for r in 0..R {
+                    let x = self.simd.splat_f32s(rows[r][t]);
+                    for v in 0..V {
+                        sums[r][v] = mul_add(self.simd, x, b[t][v], sums[r][v]);
+                    }
+                }
+            }
+            self.finish::<R, V>(sums, row);
+            row += R;
         }
     }
 
@@ -97,7 +138,7 @@ impl<S: Simd> Tile<'_, S> {
         while i < n_panels {
             let row = first + i * PANEL;
             if let Start::Sums = self.start {
-                self.prefetch::<V>(row + PANEL);
+                self.prefetch::<PANEL, V>(row + PANEL);
             }
             if S::REGISTER_COUNT >= 32 && V < 4 {
                 let sums = self.one_panel::<PANEL, V, 0>(panel(i), row);
@@ -112,10 +153,10 @@ impl<S: Simd> Tile<'_, S> {
         }
     }
 
-    /// Has the sums fetched that the panel from `row` on will start from.
+    /// Has the sums fetched that `R` rows from `row` on will start from.
     #[inline(always)]
-    fn prefetch<const V: usize>(&self, row: usize) {
-        for r in 0..PANEL {
+    fn prefetch<const R: usize, const V: usize>(&self, row: usize) {
+        for r in 0..R {
             let at = (row + r - self.rows.first) * self.n + self.columns.start;
             if let Some(c) = self.c.get(at..at + V * S::F32_LANES) {
                 prefetch(c);
