@@ -309,7 +309,9 @@ impl Run {
                             return Ok(Ended::Interrupted);
                         }
                         let every = self.config.checkpoint.every;
-                        if every > 0 && self.trainer.n_steps() - self.saved_at >= every {
+                        // After the last step comes the end, which saves.
+                        let goes_on = self.trainer.n_steps() < self.config.train.steps;
+                        if goes_on && every > 0 && self.trainer.n_steps() - self.saved_at >= every {
                             self.save()?;
                         }
                     }

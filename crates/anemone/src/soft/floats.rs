@@ -55,10 +55,7 @@ impl Deref for Floats {
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        if self.0.as_mut().is_some_and(|piece| Arc::get_mut(piece).is_none()) {
-            *self = Floats::from(&**self);
-        }
-        self.0.as_mut().and_then(Arc::get_mut).map_or(&mut [], Piece::elements_mut)
+        self.0.as_mut().map_or(&mut [], |piece| Arc::make_mut(piece).elements_mut())
     }
 }
 

@@ -49,6 +49,15 @@ impl Piece {
     }
 }
 
+impl Clone for Piece {
+    /// In a region of its own.
+    fn clone(&self) -> Piece {
+        let mut clone = pieces(&[self.len]).swap_remove(0);
+        clone.elements_mut().copy_from_slice(self.elements());
+        clone
+    }
+}
+
 /// A piece of zeros of each of these sizes, each beginning a line of the caches.
 pub(super) fn pieces(sizes: &[usize]) -> Vec<Piece> {
     let rooms = || sizes.iter().map(|n| n.next_multiple_of(LINE));
