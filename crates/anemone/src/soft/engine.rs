@@ -15,7 +15,6 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use super::floats::Floats;
 use super::threads;
 use accumulate::{Shape, Start};
 use anemone_mil::Chip;
@@ -98,12 +97,12 @@ pub(super) struct Product {
 
 impl Work {
     /// Runs it over threads if that is worth it.
-    pub(super) fn run(&self, reads: [Option<&[f32]>; 3], out: &mut [f32], scratch: &mut [Floats]) {
+    pub(super) fn run(&self, reads: [Option<&[f32]>; 3], out: &mut [f32]) {
         let x = reads[0].unwrap_or_default();
         match self {
-            Work::Product(p) => p.run(x, reads[1].unwrap_or_default(), reads[2], out, scratch),
-            Work::Conv(c) => c.run(x, reads[1].unwrap_or_default(), reads[2], out, scratch),
-            Work::Pointwise(f) => pointwise::run(*f, reads, out, scratch),
+            Work::Product(p) => p.run(x, reads[1].unwrap_or_default(), reads[2], out),
+            Work::Conv(c) => c.run(x, reads[1].unwrap_or_default(), reads[2], out),
+            Work::Pointwise(f) => pointwise::run(*f, reads, out),
             Work::Reduce(r) => r.run(x, out),
             Work::ToFp16 => pointwise::to_fp16(x, out),
         }
@@ -111,7 +110,7 @@ impl Work {
 }
 
 impl Product {
-    fn run(&self, a: &[f32], b: &[f32], start: Option<&[f32]>, out: &mut [f32], scratch: &mut [Floats]) {
+    fn run(&self, a: &[f32], b: &[f32], start: Option<&[f32]>, out: &mut [f32]) {
         let Shape { m, k, n, .. } = self.shape;
         let start = match start {
             None => Start::Zero,
@@ -119,7 +118,8 @@ impl Product {
             Some(x) => Start::Columns(x),
         };
         // Rows of all products in one, so that few large ones are shared as well as many small ones.
-        threads::over_units(self.shape.work() * self.batch.len(), out, n, scratch, |first, out, scratch| {
+        let (work, n_scratch) = (self.shape.work() * self.batch.len(), self.shape.n_scratch());
+        threads::over_units_with(work, out, n, n_scratch, |first, out, scratch| {
             let mut row = first;
             let mut rest = out;
             while !rest.is_empty() {

@@ -250,7 +250,6 @@ impl Planner<'_> {
         }
         let (reads, loads) = open.loads.into_iter().unzip();
         let chain = Chain { n, loads, ops, stores };
-        self.n_scratch = self.n_scratch.max(chain.n_scratch());
         self.steps.push(Step { work: Work::Chain(chain), reads, writes, fp16: false, once: None });
     }
 

@@ -401,7 +401,6 @@ impl Planner<'_> {
         if let Some(windows) = windows {
             let (n_in, n_out) = (ws[1], ws[0] / groups);
             let conv = Conv { windows, transposed: false, groups, n_in, n_out };
-            self.n_scratch = self.n_scratch.max(conv.n_scratch());
             return self.step(Work::Conv(conv), reads, output);
         }
         // Without a window that is more than a point, it is a product of matrices.
@@ -423,7 +422,6 @@ impl Planner<'_> {
             reads.push(self.floats(bias)?);
         }
         let conv = Conv { windows, transposed: true, groups, n_in: xs[1] / groups, n_out: ws[1] };
-        self.n_scratch = self.n_scratch.max(conv.n_scratch());
         self.step(Work::Conv(conv), reads, output)
     }
 

@@ -14,8 +14,6 @@ pub(crate) struct Memory {
     pub(super) floats: Vec<Floats>,
     pub(super) ints: Vec<Vec<i32>>,
     pub(super) others: Vec<Option<Value>>,
-    /// Room to work in, for each thread.
-    pub(super) scratch: Vec<Floats>,
     /// How often each input has been written.
     pub(super) versions: Vec<u64>,
     /// Which inputs are still to be rounded to fp16.

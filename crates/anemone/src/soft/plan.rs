@@ -8,7 +8,6 @@ use super::memory::Memory;
 use super::product::{Product, Start};
 use super::slots::{Buffer, Content, Slots};
 use super::steps::{Holder, Place, PlaceKind, Reference, Step, Work};
-use super::threads;
 use crate::error::{Error, Result};
 use anemone_mil::Weights;
 use anemone_mil::ir::{BlobRef, DType, TensorType, Type};
@@ -34,7 +33,6 @@ pub(crate) struct Plan {
     slots: Slots,
     /// The values that are neither floats nor booleans nor `int32`, by number; only references touch them.
     others: Vec<Option<Value>>,
-    n_scratch: usize,
 }
 
 impl Plan {
@@ -72,7 +70,7 @@ impl Plan {
 
     /// Bytes of the memory it runs in.
     pub(crate) fn n_bytes(&self) -> usize {
-        (self.slots.n_elements() + self.n_scratch * threads::most_parts()) * size_of::<f32>()
+        self.slots.n_elements() * size_of::<f32>()
     }
 
     /// The part of them that an input takes.
@@ -97,8 +95,6 @@ impl Plan {
             floats,
             ints,
             others: self.others.clone(),
-            // Not cloned: what is never touched takes no memory.
-            scratch: (0..threads::most_parts()).map(|_| Floats::zeros(self.n_scratch)).collect(),
             versions: vec![1; self.inputs.len()],
             is_raw: vec![false; self.inputs.len()],
             done: vec![0; self.steps.len()],
@@ -208,7 +204,6 @@ pub(super) struct Planner<'a> {
     pub(super) done: Vec<bool>,
     pub(super) open: Vec<Open>,
     pub(super) steps: Vec<Step>,
-    pub(super) n_scratch: usize,
     buffers: Vec<Buffer>,
     uniform: HashMap<(u32, usize), Place>,
     /// Operands of products that have been packed, by place and shape.
@@ -252,7 +247,6 @@ impl<'a> Planner<'a> {
             done: vec![false; f.body.calls.len()],
             open: Vec::new(),
             steps: Vec::new(),
-            n_scratch: 0,
             buffers: Vec::new(),
             uniform: HashMap::new(),
             packed: HashMap::new(),
@@ -359,7 +353,6 @@ impl<'a> Planner<'a> {
             parts,
             slots,
             others: self.others,
-            n_scratch: self.n_scratch,
         })
     }
 
@@ -538,7 +531,6 @@ impl<'a> Planner<'a> {
     /// Plans products of one A with a batch of B, or of as many; `reads` are A, B and, if any, where sums start.
     pub(super) fn product(&mut self, mut product: Product, mut reads: Vec<Place>, output: ValueId) -> Option<()> {
         let shape = product.shape;
-        self.n_scratch = self.n_scratch.max(product.n_scratch());
         let first = product.batch.first()?.0;
         if !product.is_summed && product.batch.iter().all(|at| at.0 == first) {
             let plain = reads[0].clone();

@@ -1,7 +1,6 @@
 //! Element by element work: chains of functions that run block after block, so that what goes from one function to
 //! the next never leaves the cache.
 
-use super::floats::Floats;
 use super::fp16;
 use super::math::{self, Gelu};
 use super::prefetch::prefetch;
@@ -185,75 +184,48 @@ impl Chain {
     }
 
     /// Runs it, over threads if that is worth it. `outs` has as many elements for each output as the chain has.
-    pub(super) fn run(
-        &self,
-        loads: &[&[f32]; MOST_LOADS],
-        outs: [&mut [f32]; MOST_STORES],
-        scratch: &mut [Floats],
-    ) {
+    pub(super) fn run(&self, loads: &[&[f32]; MOST_LOADS], outs: [&mut [f32]; MOST_STORES]) {
         let work = self.n * self.ops.iter().map(|op| op.f.work()).sum::<usize>();
-        let parts = threads::n_parts(work).min(scratch.len());
+        let parts = threads::n_parts(work);
         match threads::pool() {
             Some(pool) if parts > 1 => {
                 // Whole blocks, but for the last part.
                 let each = self.n.div_ceil(parts).next_multiple_of(BLOCK);
-                pool.install(|| self.split(loads, outs, 0, each, scratch));
+                pool.install(|| self.split(loads, outs, 0, each));
             }
-            _ => {
-                if let Some(scratch) = scratch.first_mut() {
-                    self.part(loads, outs, 0, scratch);
-                }
-            }
+            _ => self.part(loads, outs, 0),
         }
     }
 
-    fn split(
-        &self,
-        loads: &[&[f32]; MOST_LOADS],
-        outs: [&mut [f32]; MOST_STORES],
-        first: usize,
-        each: usize,
-        scratch: &mut [Floats],
-    ) {
-        let n = outs.first().map_or(0, |o| o.len());
-        match scratch {
-            [own, others @ ..] if n > each && !others.is_empty() => {
-                let mut rest: [&mut [f32]; MOST_STORES] = Default::default();
-                let mut here: [&mut [f32]; MOST_STORES] = Default::default();
-                for ((out, here), rest) in outs.into_iter().zip(&mut here).zip(&mut rest) {
-                    (*here, *rest) = out.split_at_mut(each.min(out.len()));
-                }
-                rayon::join(
-                    || self.part(loads, here, first, own),
-                    || self.split(loads, rest, first + each, each, others),
-                );
-            }
-            [own, ..] => self.part(loads, outs, first, own),
-            [] => {}
+    fn split(&self, loads: &[&[f32]; MOST_LOADS], outs: [&mut [f32]; MOST_STORES], first: usize, each: usize) {
+        if outs.first().is_none_or(|o| o.len() <= each) {
+            return self.part(loads, outs, first);
         }
+        let mut rest: [&mut [f32]; MOST_STORES] = Default::default();
+        let mut here: [&mut [f32]; MOST_STORES] = Default::default();
+        for ((out, here), rest) in outs.into_iter().zip(&mut here).zip(&mut rest) {
+            (*here, *rest) = out.split_at_mut(each.min(out.len()));
+        }
+        rayon::join(|| self.part(loads, here, first), || self.split(loads, rest, first + each, each));
     }
 
     /// The elements from number `first` on, as many as the outputs have.
-    fn part(
-        &self,
-        loads: &[&[f32]; MOST_LOADS],
-        outs: [&mut [f32]; MOST_STORES],
-        first: usize,
-        scratch: &mut [f32],
-    ) {
+    fn part(&self, loads: &[&[f32]; MOST_LOADS], outs: [&mut [f32]; MOST_STORES], first: usize) {
         let n = outs.first().map_or(0, |o| o.len());
-        vectorized!('a, |simd| (
-            chain: &'a Chain = self,
-            loads: &'a [&'a [f32]; MOST_LOADS] = loads,
-            outs: [&'a mut [f32]; MOST_STORES] = outs,
-            first: usize = first,
-            n: usize = n,
-            scratch: &'a mut [f32] = scratch,
-        ) {
-            let mut outs = outs;
-            for from in (0..n).step_by(BLOCK) {
-                chain.block(simd, loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
-            }
+        threads::with_scratch(self.n_scratch(), |scratch| {
+            vectorized!('a, |simd| (
+                chain: &'a Chain = self,
+                loads: &'a [&'a [f32]; MOST_LOADS] = loads,
+                outs: [&'a mut [f32]; MOST_STORES] = outs,
+                first: usize = first,
+                n: usize = n,
+                scratch: &'a mut [f32] = scratch,
+            ) {
+                let mut outs = outs;
+                for from in (0..n).step_by(BLOCK) {
+                    chain.block(simd, loads, &mut outs, first, from, BLOCK.min(n - from), scratch);
+                }
+            });
         });
     }
 

@@ -1,6 +1,5 @@
 //! Products of matrices, one or a batch.
 
-use super::floats::Floats;
 use super::gemm::{self, Gemm, Left, Rounding};
 use super::threads;
 
@@ -76,7 +75,7 @@ impl Product {
     }
 
     /// Writes the products, or adds them to what is there.
-    pub(super) fn run(&self, operands: Operands<'_>, out: &mut [f32], how: How, scratch: &mut [Floats]) {
+    pub(super) fn run(&self, operands: Operands<'_>, out: &mut [f32], how: How) {
         let Gemm { m, k, n, .. } = self.shape;
         let Operands { a, b, start } = operands;
         let rounding = Rounding { b: how.rounds_b, c: how.fp16 };
@@ -87,13 +86,13 @@ impl Product {
         };
         if self.is_summed {
             let start = if how.adds { gemm::Start::Sums } else { gemm::Start::Zero };
-            threads::over_units(work, out, n, scratch, |first, out, scratch| {
+            threads::over_units_with(work, out, n, self.n_scratch(), |first, out, scratch| {
                 self.shape.run_sum((Left::Plain(a), b, start), &self.batch, first, out, rounding, scratch);
             });
             return;
         }
         // Rows of all products in one, so that few large ones are shared as well as many small ones.
-        threads::over_units(work, out, n, scratch, |first, out, scratch| {
+        threads::over_units_with(work, out, n, self.n_scratch(), |first, out, scratch| {
             let mut row = first;
             let mut rest = out;
             while !rest.is_empty() {

@@ -1,7 +1,6 @@
 //! Reductions, softmax and normalization. Sums run in one order on every machine: along an axis whose elements lie
 //! together in [`LANES`] interleaved parts, else element after element.
 
-use super::floats::Floats;
 use super::math;
 use super::simd::vectorized;
 use super::threads;
@@ -67,7 +66,7 @@ impl Reduce {
         Reduce { combine, finish, sizes, steps, n }
     }
 
-    pub(super) fn run(&self, x: &[f32], out: &mut [f32], scratch: &mut [Floats]) {
+    pub(super) fn run(&self, x: &[f32], out: &mut [f32]) {
         // Outputs of different places of a leading axis that stays are apart.
         let unit = match (&self.sizes[..], self.steps.first()) {
             ([_, _, ..], Some(&step)) if step > 0 => step,
@@ -75,7 +74,7 @@ impl Reduce {
         };
         let n_units = out.len() / unit.max(1);
         let per_unit = x.len() / n_units.max(1);
-        threads::over_units(x.len(), out, unit, scratch, |first, out, _| {
+        threads::over_units(x.len(), out, unit, |first, out| {
             let n = out.len() / unit.max(1);
             let x = &x[first * per_unit..][..n * per_unit];
             vectorized!('a, |_| (r: &'a Reduce = self, x: &'a [f32] = x, out: &'a mut [f32] = out, n: usize = n) {
@@ -215,9 +214,9 @@ pub(super) struct Along {
 
 impl Along {
     /// `e^x / sum(e^x)`.
-    pub(super) fn softmax(&self, x: &[f32], out: &mut [f32], scratch: &mut [Floats]) {
+    pub(super) fn softmax(&self, x: &[f32], out: &mut [f32]) {
         let unit = self.n * self.inner;
-        threads::over_units(4 * x.len(), out, unit, scratch, |first, out, _| {
+        threads::over_units(4 * x.len(), out, unit, |first, out| {
             let x = &x[first * unit..][..out.len()];
             vectorized!('a, |_| (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
                 let unit = along.n * along.inner;
@@ -263,9 +262,9 @@ impl Along {
     }
 
     /// `ln(sum(e^x))`.
-    pub(super) fn log_sum_exp(&self, x: &[f32], out: &mut [f32], scratch: &mut [Floats]) {
+    pub(super) fn log_sum_exp(&self, x: &[f32], out: &mut [f32]) {
         let unit = self.n * self.inner;
-        threads::over_units(3 * x.len(), out, self.inner, scratch, |first, out, _| {
+        threads::over_units(3 * x.len(), out, self.inner, |first, out| {
             let x = &x[first * unit..];
             vectorized!('a, |_| (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
                 let x = x.chunks_exact(along.n * along.inner);
@@ -310,10 +309,9 @@ impl Along {
         beta: Option<&[f32]>,
         epsilon: f32,
         out: &mut [f32],
-        scratch: &mut [Floats],
     ) {
         let unit = self.n * self.inner;
-        threads::over_units(3 * x.len(), out, unit, scratch, |first, out, _| {
+        threads::over_units(3 * x.len(), out, unit, |first, out| {
             let x = &x[first * unit..][..out.len()];
             vectorized!(
             'a,

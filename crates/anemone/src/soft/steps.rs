@@ -128,16 +128,15 @@ impl Step {
         if let Work::Reference(r) = &self.work {
             return r.run(self, memory);
         }
-        let mut scratch = take(&mut memory.scratch);
-        let result = match (&self.work, &self.writes[..]) {
+        match (&self.work, &self.writes[..]) {
             (Work::Chain(chain), writes) => {
-                self.chain(chain, writes, memory, &mut scratch);
+                self.chain(chain, writes, memory);
                 Ok(())
             }
             (work, [to]) if to.kind == PlaceKind::Floats => {
                 let mut slot = take(&mut memory.floats[to.slot]);
                 let out = &mut slot[to.range.clone()];
-                let result = self.floats(work, memory, out, &mut scratch);
+                let result = self.floats(work, memory, out);
                 if self.fp16 && !matches!(work, Work::Product(_)) {
                     fp16::round_all(out);
                 }
@@ -151,12 +150,10 @@ impl Step {
                 result
             }
             _ => Ok(()),
-        };
-        memory.scratch = scratch;
-        result
+        }
     }
 
-    fn chain(&self, chain: &Chain, writes: &[Place], memory: &mut Memory, scratch: &mut [Floats]) {
+    fn chain(&self, chain: &Chain, writes: &[Place], memory: &mut Memory) {
         let mut slots: [Floats; MOST_STORES] = Default::default();
         for (slot, to) in slots.iter_mut().zip(writes) {
             *slot = take(&mut memory.floats[to.slot]);
@@ -169,14 +166,14 @@ impl Step {
         for (load, from) in loads.iter_mut().zip(&self.reads) {
             *load = memory.read(from);
         }
-        chain.run(&loads, outs, scratch);
+        chain.run(&loads, outs);
         for (slot, to) in slots.iter_mut().zip(writes) {
             memory.floats[to.slot] = take(slot);
         }
     }
 
     /// A step whose result are floats.
-    fn floats(&self, work: &Work, memory: &Memory, out: &mut [f32], scratch: &mut [Floats]) -> Result<()> {
+    fn floats(&self, work: &Work, memory: &Memory, out: &mut [f32]) -> Result<()> {
         let read = |i: usize| memory.read(&self.reads[i]);
         let maybe = |i: usize| self.reads.get(i).map(|p| memory.read(p));
         match work {
@@ -192,25 +189,25 @@ impl Step {
                     rounds_b: p.b_input.is_some_and(|i| memory.is_raw[i]),
                     fp16: self.fp16,
                 };
-                p.run(operands, out, how, scratch);
+                p.run(operands, out, how);
             }
             Work::Pack { shape, .. } => {
                 let x = read(0);
-                threads::over_units(x.len(), out, PANEL * shape.k, scratch, |first, out, _| {
+                threads::over_units(x.len(), out, PANEL * shape.k, |first, out| {
                     shape.pack(x, first, out);
                 });
             }
-            Work::Reduce(r) => r.run(read(0), out, scratch),
-            Work::Softmax(a) => a.softmax(read(0), out, scratch),
-            Work::LogSumExp(a) => a.log_sum_exp(read(0), out, scratch),
+            Work::Reduce(r) => r.run(read(0), out),
+            Work::Softmax(a) => a.softmax(read(0), out),
+            Work::LogSumExp(a) => a.log_sum_exp(read(0), out),
             Work::LayerNorm { along, gamma, beta, epsilon } => {
                 let g = gamma.then(|| read(1));
                 let b = beta.then(|| read(1 + usize::from(*gamma)));
-                along.layer_norm(read(0), g, b, *epsilon, out, scratch);
+                along.layer_norm(read(0), g, b, *epsilon, out);
             }
-            Work::Conv(c) => c.run((read(0), read(1), maybe(2)), out, scratch),
-            Work::Pool(p) => p.run(read(0), out, scratch),
-            Work::Engine(w) => w.run([maybe(0), maybe(1), maybe(2)], out, scratch),
+            Work::Conv(c) => c.run((read(0), read(1), maybe(2)), out),
+            Work::Pool(p) => p.run(read(0), out),
+            Work::Engine(w) => w.run([maybe(0), maybe(1), maybe(2)], out),
             Work::Copies { copies, fill } => {
                 if let Some(value) = fill {
                     out.fill(*value);

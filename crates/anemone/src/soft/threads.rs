@@ -3,8 +3,9 @@
 
 use super::floats::Floats;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
-use rayon::prelude::{IntoParallelIterator, IntoParallelRefMutIterator, ParallelSliceMut};
+use rayon::prelude::{IntoParallelIterator, ParallelSliceMut};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::cell::Cell;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -29,11 +30,6 @@ pub fn set_n_threads(n: usize) {
 fn n_cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get))
-}
-
-/// The most parts that work is cut into.
-pub(crate) fn most_parts() -> usize {
-    n_cores()
 }
 
 /// Into how many parts to cut `work` elementary operations.
@@ -114,28 +110,45 @@ fn share<T: Send>(pool: &ThreadPool, n: usize, pieces: Vec<T>, f: impl Fn(T) + S
     });
 }
 
-/// Calls `f(first, units, scratch)` for runs of units of `unit` elements of `out`, `first` being the number of the
-/// first unit of the run. Each call has a scratch of its own.
-pub(super) fn over_units(
-    work: usize,
-    out: &mut [f32],
-    unit: usize,
-    scratch: &mut [Floats],
-    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
-) {
+/// Calls `f(first, units)` for runs of units of `unit` elements of `out`, `first` being the number of the first unit
+/// of the run.
+pub(super) fn over_units(work: usize, out: &mut [f32], unit: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let n_units = out.len() / unit.max(1);
-    let parts = n_parts(work).min(scratch.len()).min(n_units.max(1));
+    let parts = n_parts(work).min(n_units.max(1));
     if let (true, Some(pool)) = (parts > 1, pool()) {
         let units = n_units.div_ceil(parts);
         pool.install(|| {
-            out.par_chunks_mut(units * unit)
-                .zip(scratch.par_iter_mut())
-                .enumerate()
-                .for_each(|(i, (out, scratch))| f(i * units, out, scratch));
+            out.par_chunks_mut(units * unit).enumerate().for_each(|(i, out)| f(i * units, out));
         });
-    } else if let Some(scratch) = scratch.first_mut() {
-        f(0, out, scratch);
+    } else {
+        f(0, out);
     }
+}
+
+/// As [`over_units`], with room for `n_scratch` numbers to work in.
+pub(super) fn over_units_with(
+    work: usize,
+    out: &mut [f32],
+    unit: usize,
+    n_scratch: usize,
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
+    over_units(work, out, unit, |first, out| with_scratch(n_scratch, |scratch| f(first, out, scratch)));
+}
+
+thread_local! {
+    static SCRATCH: Cell<Floats> = const { Cell::new(Floats::none()) };
+}
+
+/// Calls `f` with room for as many numbers to work in, whatever is in it. All work of a thread has the same, so that
+/// it stays in the caches.
+pub(super) fn with_scratch(n: usize, f: impl FnOnce(&mut [f32])) {
+    let mut scratch = SCRATCH.take();
+    if scratch.len() < n {
+        scratch = Floats::zeros(n);
+    }
+    f(&mut scratch[..n]);
+    SCRATCH.set(scratch);
 }
 
 #[cfg(test)]

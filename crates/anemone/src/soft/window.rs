@@ -1,6 +1,5 @@
 //! Convolutions by matrix products over windows laid out in columns, and pooling.
 
-use super::floats::Floats;
 use super::gemm::{Gemm, Left, Rounding, Start};
 use super::reduce::larger;
 use super::simd::vectorized;
@@ -118,19 +117,14 @@ impl Conv {
         }
     }
 
-    pub(super) fn run(
-        &self,
-        (x, w, bias): (&[f32], &[f32], Option<&[f32]>),
-        out: &mut [f32],
-        scratch: &mut [Floats],
-    ) {
+    pub(super) fn run(&self, (x, w, bias): (&[f32], &[f32], Option<&[f32]>), out: &mut [f32]) {
         let w_ = &self.windows;
         let (size_in, size_out) =
             if self.transposed { (w_.n_out(), w_.n_image()) } else { (w_.n_image(), w_.n_out()) };
         let (unit, per_image) = (self.groups * self.n_out * size_out, self.groups * self.n_in * size_in);
         let n_images = out.len() / unit.max(1);
         let work = n_images * self.groups * self.n_in * self.n_out * w_.n_kernel() * w_.n_out() / 8;
-        threads::over_units(work, out, unit, scratch, |first, out, scratch| {
+        threads::over_units_with(work, out, unit, self.n_scratch(), |first, out, scratch| {
             let x = &x[first * per_image..][..out.len() / unit * per_image];
             if self.transposed {
                 for (i, out) in out.chunks_exact_mut(size_out.max(1)).enumerate() {
@@ -274,10 +268,10 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn run(&self, x: &[f32], out: &mut [f32], scratch: &mut [Floats]) {
+    pub(super) fn run(&self, x: &[f32], out: &mut [f32]) {
         let (size_in, size_out) = (self.windows.n_image(), self.windows.n_out());
         let work = out.len() * self.windows.n_kernel();
-        threads::over_units(work, out, size_out, scratch, |first, out, _| {
+        threads::over_units(work, out, size_out, |first, out| {
             let x = &x[first * size_in..];
             vectorized!('a, |_| (pool: &'a Pool = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
                 let x = x.chunks_exact(pool.windows.n_image());

@@ -2,7 +2,6 @@
 //! products, as all terms of a result go into one sum.
 
 use super::accumulate::{Shape, Start};
-use crate::soft::floats::Floats;
 use crate::soft::threads;
 use crate::soft::window::Windows;
 
@@ -59,19 +58,12 @@ impl Conv {
         k * n + if self.transposed { m * k } else { 0 } + self.shape().n_scratch()
     }
 
-    pub(super) fn run(
-        &self,
-        x: &[f32],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        out: &mut [f32],
-        scratch: &mut [Floats],
-    ) {
+    pub(super) fn run(&self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         let shape = self.shape();
         let Shape { m, k, n, .. } = shape;
         let unit = self.groups * m * n;
         let work = shape.work() * self.groups * (out.len() / unit.max(1));
-        threads::over_units(work, out, unit, scratch, |first, out, scratch| {
+        threads::over_units_with(work, out, unit, self.n_scratch(), |first, out, scratch| {
             let (windows, rest) = scratch.split_at_mut(k * n);
             let (room, rest) = rest.split_at_mut(if self.transposed { m * k } else { 0 });
             for (i, out) in out.chunks_exact_mut((m * n).max(1)).enumerate() {

@@ -89,7 +89,6 @@ impl Planner<'_> {
         by_rows: bool,
         output: ValueId,
     ) -> Option<()> {
-        self.n_scratch = self.n_scratch.max(shape.n_scratch());
         let product = Product { shape, batch: batch.into(), by_rows };
         self.engine_step(call, args, Work::Product(product), output)
     }
@@ -108,7 +107,6 @@ impl Planner<'_> {
         }
         let windows = self.windows(call, &xs[2..], &ws[2..], &ys[2..])?;
         let conv = Conv::new(&windows, false, groups, ws[1], ws[0] / groups);
-        self.n_scratch = self.n_scratch.max(conv.n_scratch());
         self.engine_step(call, &["x", "weight", "bias"], Work::Conv(conv), output)
     }
 
@@ -118,7 +116,6 @@ impl Planner<'_> {
         let groups = self.args(call).int("groups").ok()? as usize;
         let windows = self.windows(call, &ys[2..], &ws[2..], &xs[2..])?;
         let conv = Conv::new(&windows, true, groups, xs[1] / groups, ws[1]);
-        self.n_scratch = self.n_scratch.max(conv.n_scratch());
         self.engine_step(call, &["x", "weight", "bias"], Work::Conv(conv), output)
     }
 

@@ -3,7 +3,6 @@
 
 use super::numbers::{decode, round};
 use super::tables::{TABLES, Tables};
-use crate::soft::floats::Floats;
 use crate::soft::simd::vectorized;
 use crate::soft::threads;
 
@@ -51,8 +50,8 @@ pub(in crate::soft) enum Function {
 }
 
 /// Applies a function, over threads if that is worth it.
-pub(super) fn run(f: Function, reads: [Option<&[f32]>; 3], out: &mut [f32], scratch: &mut [Floats]) {
-    threads::over_units(4 * out.len(), out, 1, scratch, |first, out, _| {
+pub(super) fn run(f: Function, reads: [Option<&[f32]>; 3], out: &mut [f32]) {
+    threads::over_units(4 * out.len(), out, 1, |first, out| {
         vectorized!('a, |_| (
             f: Function = f,
             tables: &'a Tables = &TABLES,
