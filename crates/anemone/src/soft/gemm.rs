@@ -182,6 +182,10 @@ struct Operands<'a> {
 }
 
 impl<'a> Operands<'a> {
+    fn is_sum(self) -> bool {
+        self.parts.len() > 1
+    }
+
     /// Panels of these rows and terms of A, how far apart they begin, and the row that the first begins with. They
     /// are laid out in `room` if they have not been. In place the same of rows, not panels.
     #[inline(always)]
@@ -201,7 +205,10 @@ impl<'a> Operands<'a> {
                 let panel = rows.start / PANEL;
                 (&a[(panel * k + terms.start) * PANEL..], k * PANEL, panel * PANEL)
             }
-            Left::Plain(a) if IN_PLACE => (&a[self.parts[0].0 + terms.start..], k, 0),
+            Left::Plain(a) if IN_PLACE => {
+                let (part, term) = (terms.start / k.max(1), terms.start % k.max(1));
+                (&a[self.parts[part].0 + term..], k, 0)
+            }
             Left::Plain(a) => {
                 let room = &mut room[..rows.len().next_multiple_of(PANEL) * terms.len()];
                 let mut at = 0;
@@ -290,14 +297,15 @@ impl Run<'_> {
     }
 
     /// Whether tiles read A as it lies: what they take of a row lies together, and panels would cost more than
-    /// they save.
+    /// they save. Sums of products are then loaded and stored for each of these, which must have terms enough.
     fn is_in_place(&self) -> bool {
-        let Operands { a, gemm, parts, .. } = self.operands;
-        matches!(a, Left::Plain(_)) && !gemm.transposed.0 && parts.len() == 1
+        let Gemm { k, transposed, .. } = self.operands.gemm;
+        let is_plain = matches!(self.operands.a, Left::Plain(_)) && !transposed.0;
+        is_plain && (!self.operands.is_sum() || (MOST_TERMS / 3..=MOST_TERMS * 2 / 3).contains(&k))
     }
 
     fn is_tall(&self) -> bool {
-        self.operands.gemm.is_tall(self.rows, self.n_terms())
+        self.operands.gemm.is_tall(self.rows, self.n_terms()) && !(self.operands.is_sum() && self.is_in_place())
     }
 
     /// Many rows of A at a time, B panel by panel.
@@ -311,7 +319,13 @@ impl Run<'_> {
         // Rows of four vectors are written whole: written in two parts to where the caches do not reach, a product
         // of few terms takes a tenth longer.
         let is_four = V == 3 && n.div_ceil(lanes) == 4;
-        let most_terms = if is_four { MOST_TERMS * 2 / 3 } else { MOST_TERMS };
+        let most_terms = if IN_PLACE && operands.is_sum() {
+            operands.gemm.k
+        } else if is_four {
+            MOST_TERMS * 2 / 3
+        } else {
+            MOST_TERMS
+        };
         let scratch = aligned(scratch);
         let (room_b, room_a) = scratch.split_at_mut(MOST_COLUMNS * n_terms.min(most_terms));
         let end = first + rows;

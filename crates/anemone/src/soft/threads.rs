@@ -110,8 +110,8 @@ fn share<T: Send>(pool: &ThreadPool, n: usize, pieces: Vec<T>, f: impl Fn(T) + S
     });
 }
 
-/// Calls `f(first, units)` for runs of units of `unit` elements of `out`, `first` being the number of the first unit
-/// of the run.
+/// Calls `f(first, units)` for runs of units of `unit` elements of `out`, `first` being the number of the first
+/// unit of the run.
 pub(super) fn over_units(work: usize, out: &mut [f32], unit: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let n_units = out.len() / unit.max(1);
     let parts = n_parts(work).min(n_units.max(1));
@@ -140,8 +140,8 @@ thread_local! {
     static SCRATCH: Cell<Floats> = const { Cell::new(Floats::none()) };
 }
 
-/// Calls `f` with room for as many numbers to work in, whatever is in it. All work of a thread has the same, so that
-/// it stays in the caches.
+/// Calls `f` with room for as many numbers to work in, whatever is in it. All work of a thread has the same, so
+/// that it stays in the caches.
 pub(super) fn with_scratch(n: usize, f: impl FnOnce(&mut [f32])) {
     let mut scratch = SCRATCH.take();
     if scratch.len() < n {

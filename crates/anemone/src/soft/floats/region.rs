@@ -12,8 +12,8 @@ use std::sync::Arc;
 const LARGE_PAGE: usize = 2 << 20;
 /// Bytes from which on a region has large pages: in a smaller one, too much of them is never used.
 const LEAST_LARGE: usize = 8 * LARGE_PAGE;
-/// Bytes from which on a region has pages of its own, which the system has back as soon as it goes. The allocator may
-/// keep them.
+/// Bytes from which on a region has pages of its own, which the system has back as soon as it goes. The allocator
+/// may keep them.
 const LEAST: usize = 1 << 18;
 
 /// What keeps the memory; nobody but its pieces touches the elements.
@@ -101,7 +101,9 @@ mod tests {
 
     #[test]
     fn pieces_are_apart_and_outlive_each_other() {
-        for sizes in [vec![3, 0, 16, 17, 1], vec![LEAST / 8, 5, LEAST / 4], vec![LEAST_LARGE / 4, 7], vec![], vec![0]] {
+        for sizes in
+            [vec![3, 0, 16, 17, 1], vec![LEAST / 8, 5, LEAST / 4], vec![LEAST_LARGE / 4, 7], vec![], vec![0]]
+        {
             let mut pieces: Vec<_> = pieces(&sizes).into_iter().enumerate().collect();
             assert_eq!(pieces.len(), sizes.len());
             for (i, piece) in &mut pieces {

@@ -17,7 +17,7 @@ fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
 }
 
-const SHAPES: [(usize, usize, usize); 13] = [
+const SHAPES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
     (4, 3, 16),
     (5, 7, 17),
@@ -28,6 +28,8 @@ const SHAPES: [(usize, usize, usize); 13] = [
     // More rows, terms and columns than are laid out at a time.
     (MOST_ROWS + 19, MOST_TERMS + 5, MOST_COLUMNS + 7),
     (16, 2 * MOST_TERMS, 2 * MOST_COLUMNS),
+    // A sum of such is read in place.
+    (MOST_ROWS + 19, MOST_TERMS / 2, 2 * MOST_COLUMNS + 5),
     // Tall ones.
     (3 * MOST_ROWS / 2 + 5, TALL_TERMS + 7, 2 * TALL_COLUMNS + 37),
     (3 * MOST_ROWS / 2, MOST_TERMS + 1, 100),
