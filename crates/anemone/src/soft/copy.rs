@@ -1,5 +1,7 @@
 //! Elements moved: transposition, slices, concatenation, tiles and padding are all strided copies.
 
+use super::threads;
+
 /// One copy of a box of elements.
 #[derive(Clone, Debug)]
 pub(super) struct Copy {
@@ -49,12 +51,33 @@ impl Copy {
     /// Copies.
     pub(super) fn run<T: std::marker::Copy>(&self, x: &[T], out: &mut [T]) {
         if !self.sizes.contains(&0) {
-            self.axis(0, x, self.from as isize, out, self.to);
+            self.axis(0, self.n(0), x, self.from as isize, out, self.to);
         }
     }
 
-    fn axis<T: std::marker::Copy>(&self, axis: usize, x: &[T], from: isize, out: &mut [T], to: usize) {
-        let Some((&n, rest)) = self.sizes[axis..].split_first() else {
+    /// The equal parts, more than one, that a result of `n_out` elements has, if each place of the outermost axis
+    /// is copied to one of them.
+    fn n_parts(&self, n_out: usize) -> Option<usize> {
+        let (&n, &step) = (self.sizes.first()?, self.to_steps.first()?);
+        let inner = self.sizes.iter().zip(&self.to_steps).skip(1).map(|(d, s)| d.saturating_sub(1) * s);
+        (n > 1 && n * step == n_out && self.to + inner.sum::<usize>() < step).then_some(n)
+    }
+
+    /// Copies to some parts of the result, of which `first` is the first.
+    fn run_parts(&self, first: usize, n: usize, x: &[f32], out: &mut [f32]) {
+        if let (Some(step), false) = (self.from_steps.first(), self.sizes.contains(&0)) {
+            self.axis(0, n, x, self.from as isize + first as isize * step, out, self.to);
+        }
+    }
+
+    /// The size of an axis.
+    fn n(&self, axis: usize) -> usize {
+        self.sizes.get(axis).copied().unwrap_or(1)
+    }
+
+    /// The first `n` places of an axis.
+    fn axis<T: std::marker::Copy>(&self, axis: usize, n: usize, x: &[T], from: isize, out: &mut [T], to: usize) {
+        let Some((_, rest)) = self.sizes[axis..].split_first() else {
             out[to] = x[from as usize];
             return;
         };
@@ -72,11 +95,38 @@ impl Copy {
             }
             _ => {
                 for i in 0..n {
-                    self.axis(axis + 1, x, from + i as isize * f, out, to + i * t);
+                    self.axis(axis + 1, self.n(axis + 1), x, from + i as isize * f, out, to + i * t);
                 }
             }
         }
     }
+}
+
+/// Makes a result of copies, and of a number where none of them comes, over threads if all cut it into the same
+/// parts.
+pub(super) fn run_all<'a>(
+    copies: &[Copy],
+    fill: Option<f32>,
+    x: impl Fn(usize) -> &'a [f32] + Sync,
+    out: &mut [f32],
+) {
+    let n_out = out.len();
+    let n_parts = copies.first().and_then(|c| c.n_parts(n_out));
+    let n_parts = n_parts.filter(|_| copies.iter().all(|c| c.n_parts(n_out) == n_parts));
+    let unit = n_out / n_parts.unwrap_or(1);
+    // A moved element takes as long as some operations.
+    threads::over_units(4 * n_out, out, unit, |first, out| {
+        if let Some(value) = fill {
+            out.fill(value);
+        }
+        for (i, copy) in copies.iter().enumerate() {
+            if n_parts.is_some() {
+                copy.run_parts(first, out.len() / unit, x(i), out);
+            } else {
+                copy.run(x(i), out);
+            }
+        }
+    });
 }
 
 /// `out[i to_step + j] = x[j from_step + i]`, in blocks that stay near.

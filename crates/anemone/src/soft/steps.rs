@@ -1,6 +1,6 @@
 //! The steps a plan is made of, and how each runs.
 
-use super::copy::Copy;
+use super::copy::{self, Copy};
 use super::engine;
 use super::floats::Floats;
 use super::fp16;
@@ -208,12 +208,7 @@ impl Step {
             Work::Conv(c) => c.run((read(0), read(1), maybe(2)), out),
             Work::Pool(p) => p.run(read(0), out),
             Work::Engine(w) => w.run([maybe(0), maybe(1), maybe(2)], out),
-            Work::Copies { copies, fill } => {
-                if let Some(value) = fill {
-                    out.fill(*value);
-                }
-                copies.iter().enumerate().for_each(|(i, c)| c.run(read(i), out));
-            }
+            Work::Copies { copies, fill } => copy::run_all(copies, *fill, read, out),
             Work::Gather(picks) => return picks.gather(read(0), memory.read_ints(&self.reads[1]), out),
             Work::Scatter { picks, add } => {
                 out.copy_from_slice(read(0));

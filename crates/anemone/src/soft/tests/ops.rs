@@ -189,7 +189,9 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let conv = b.call("conv").arg("x", image).constant("weight", weight).finish()?;
         let pool = b.call("max_pool").arg("x", image).constant("kernel_sizes", i32s(&[3, 3]));
         let pool = pool.constant("pad_type", Tensor::string("valid")).finish()?;
-        Ok(vec![y, w, sums, norm, conv, pool, s])
+        let turned = b.transpose(v[0], &[0, 3, 1, 2])?;
+        let beside = b.concat(&[v[0], g], 1)?;
+        Ok(vec![y, w, sums, norm, conv, pool, s, turned, beside])
     });
     let mut numbers = Numbers::new(5);
     let mut tensor = |shape: &[usize]| {
