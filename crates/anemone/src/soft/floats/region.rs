@@ -70,10 +70,8 @@ pub(super) fn pieces(sizes: &[usize]) -> Vec<Piece> {
     let map = if n_bytes >= LEAST { MmapMut::map_anon(n_bytes).ok() } else { None };
     let (start, region) = match map {
         Some(mut map) => {
-            #[cfg(target_os = "linux")]
             if n_bytes >= LEAST_LARGE {
-                // A kernel without large pages gives small ones.
-                let _ = map.advise(memmap2::Advice::HugePage);
+                ask_for_large_pages(&map);
             }
             (NonNull::from(&mut map[..]).cast::<f32>(), Region::Map(map))
         }
@@ -93,6 +91,14 @@ pub(super) fn pieces(sizes: &[usize]) -> Vec<Piece> {
         at += room;
     }
     pieces
+}
+
+/// On Linux; elsewhere there is nothing to ask. A kernel without large pages gives small ones.
+fn ask_for_large_pages(map: &MmapMut) {
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    #[cfg(not(target_os = "linux"))]
+    let _ = map;
 }
 
 #[cfg(test)]
