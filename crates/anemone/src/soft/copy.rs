@@ -50,8 +50,14 @@ impl Copy {
 
     /// Copies.
     pub(super) fn run<T: std::marker::Copy>(&self, x: &[T], out: &mut [T]) {
+        self.run_places(0, self.n(0), x, out);
+    }
+
+    /// Copies `n` places of the outermost axis from number `first` on, to where the first lie in the result.
+    fn run_places<T: std::marker::Copy>(&self, first: usize, n: usize, x: &[T], out: &mut [T]) {
         if !self.sizes.contains(&0) {
-            self.axis(0, self.n(0), x, self.from as isize, out, self.to);
+            let skipped = first as isize * self.from_steps.first().unwrap_or(&0);
+            self.axis(0, n, x, self.from as isize + skipped, out, self.to);
         }
     }
 
@@ -61,13 +67,6 @@ impl Copy {
         let (&n, &step) = (self.sizes.first()?, self.to_steps.first()?);
         let inner = self.sizes.iter().zip(&self.to_steps).skip(1).map(|(d, s)| d.saturating_sub(1) * s);
         (n > 1 && n * step == n_out && self.to + inner.sum::<usize>() < step).then_some(n)
-    }
-
-    /// Copies to some parts of the result, of which `first` is the first.
-    fn run_parts(&self, first: usize, n: usize, x: &[f32], out: &mut [f32]) {
-        if let (Some(step), false) = (self.from_steps.first(), self.sizes.contains(&0)) {
-            self.axis(0, n, x, self.from as isize + first as isize * step, out, self.to);
-        }
     }
 
     /// The size of an axis.
@@ -120,11 +119,8 @@ pub(super) fn run_all<'a>(
             out.fill(value);
         }
         for (i, copy) in copies.iter().enumerate() {
-            if n_parts.is_some() {
-                copy.run_parts(first, out.len() / unit, x(i), out);
-            } else {
-                copy.run(x(i), out);
-            }
+            let n = if n_parts.is_some() { out.len() / unit } else { copy.n(0) };
+            copy.run_places(first, n, x(i), out);
         }
     });
 }

@@ -15,11 +15,6 @@ pub(super) const LINE: usize = 16;
 pub(crate) struct Floats(Option<Arc<Piece>>);
 
 impl Floats {
-    /// None.
-    pub(super) const fn none() -> Floats {
-        Floats(None)
-    }
-
     /// As many zeros.
     pub(crate) fn zeros(n: usize) -> Floats {
         Floats::together(&[n]).pop().unwrap_or_default()

@@ -137,7 +137,7 @@ pub(super) fn over_units_with(
 }
 
 thread_local! {
-    static SCRATCH: Cell<Floats> = const { Cell::new(Floats::none()) };
+    static SCRATCH: Cell<Floats> = Cell::default();
 }
 
 /// Calls `f` with room for as many numbers to work in, whatever is in it. All work of a thread has the same, so

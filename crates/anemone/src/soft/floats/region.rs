@@ -14,7 +14,7 @@ const LARGE_PAGE: usize = 2 << 20;
 const LEAST_LARGE: usize = 8 * LARGE_PAGE;
 /// Bytes from which on a region has pages of its own, which the system has back as soon as it goes. The allocator
 /// may keep them.
-const LEAST: usize = 1 << 18;
+const LEAST_MAPPED: usize = 1 << 18;
 
 /// What keeps the memory; nobody but its pieces touches the elements.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub(super) fn pieces(sizes: &[usize]) -> Vec<Piece> {
     let n = rooms().sum::<usize>() + LINE;
     let n_bytes = n * size_of::<f32>();
     // Zeroed, and without any page before it is touched, as large vectors of zeros are.
-    let map = if n_bytes >= LEAST { MmapMut::map_anon(n_bytes).ok() } else { None };
+    let map = if n_bytes >= LEAST_MAPPED { MmapMut::map_anon(n_bytes).ok() } else { None };
     let (start, region) = match map {
         Some(mut map) => {
             if n_bytes >= LEAST_LARGE {
@@ -107,9 +107,13 @@ mod tests {
 
     #[test]
     fn pieces_are_apart_and_outlive_each_other() {
-        for sizes in
-            [vec![3, 0, 16, 17, 1], vec![LEAST / 8, 5, LEAST / 4], vec![LEAST_LARGE / 4, 7], vec![], vec![0]]
-        {
+        for sizes in [
+            vec![3, 0, 16, 17, 1],
+            vec![LEAST_MAPPED / 8, 5, LEAST_MAPPED / 4],
+            vec![LEAST_LARGE / 4, 7],
+            vec![],
+            vec![0],
+        ] {
             let mut pieces: Vec<_> = pieces(&sizes).into_iter().enumerate().collect();
             assert_eq!(pieces.len(), sizes.len());
             for (i, piece) in &mut pieces {
