@@ -36,6 +36,11 @@ const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         rule: Rule::Unsafe,
+        path: "crates/anemone/src/soft/gemm/amx.rs",
+        reason: "the instructions of the matrix unit have no names in stable Rust, safe or unsafe",
+    },
+    Exception {
+        rule: Rule::Unsafe,
         path: "crates/anemone/src/device/apple/sys.rs",
         reason: "messages to Objective-C objects are unsafe to send",
     },

@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// The most threads the software engine uses; results are the same with any number [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
-    /// The instructions the software engine uses; results are the same with all of them [default: widest]
+    /// The instructions the software engine uses; results are the same with all but AMX [default: widest]
     #[arg(long, global = true, value_name = "SET", value_parser = instructions())]
     pub(crate) instructions: Option<Instructions>,
 }

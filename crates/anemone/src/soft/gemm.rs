@@ -1,16 +1,22 @@
 //! Products of matrices: blocks that fit the caches, laid out in the order in which they are read, and tiles of
 //! results that stay in registers.
 
+#[cfg_attr(not(target_arch = "x86_64"), path = "gemm/no_amx.rs")]
+mod amx;
 mod pack;
+mod split;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod tiles;
 
 use super::floats::{MOST_SKIPPED, aligned};
-use super::simd::dispatch;
+use super::simd::{self, dispatch};
+pub(super) use amx::is_here as has_amx;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 use tile::{Rows, Tile};
+use tiles::Tiles;
 
 /// Rows of a panel of A: what one tile takes.
 pub(super) const PANEL: usize = 8;
@@ -76,9 +82,9 @@ impl Gemm {
         2 * self.m * self.k * self.n
     }
 
-    /// The elements of A when it is packed: whole panels, what no row fills being 0.
+    /// The elements of A when it is packed: whole groups, what no row fills being 0.
     pub(crate) fn n_packed(self) -> usize {
-        self.m.next_multiple_of(PANEL) * self.k
+        self.m.div_ceil(2 * PANEL) * self.n_in_group()
     }
 
     /// The room that a sum of so many products needs to lay out its operands, whether A is packed already or not.
@@ -87,7 +93,10 @@ impl Gemm {
         let short = (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * n_terms.min(MOST_TERMS);
         let columns = self.n.min(TALL_COLUMNS).next_multiple_of(MOST_COLUMNS);
         let tall = if self.is_tall(self.m, n_terms) { (columns + PANEL) * n_terms.min(TALL_TERMS) } else { 0 };
-        short.max(tall) + MOST_SKIPPED
+        // Whether or not the unit is used: that may change meanwhile.
+        let may_have_tiles = amx::is_here() && self.suits_tiles();
+        let tiles = if may_have_tiles { self.n_scratch_of_tiles(n_parts) } else { 0 };
+        short.max(tall).max(tiles) + MOST_SKIPPED
     }
 
     /// Whether so many rows and terms, of at least two panels of columns, are worth laying out much of B at once:
@@ -96,11 +105,12 @@ impl Gemm {
         rows >= MOST_ROWS && n_terms > MOST_TERMS && self.n >= 96
     }
 
-    /// Lays A out in panels of rows, the terms of each together, as products read it: as many panels from that
+    /// Lays A out in panels of rows, the terms of each together, as products read it: as many groups from that
     /// number on as there is room for.
     pub(crate) fn pack(self, a: &[f32], first: usize, packed: &mut [f32]) {
-        assert!(a.len() == self.m * self.k && first * PANEL * self.k + packed.len() <= self.n_packed());
-        dispatch(Pack { gemm: self, a, first, packed });
+        assert!(a.len() == self.m * self.k && first * self.n_in_group() + packed.len() <= self.n_packed());
+        let splits = unit_is_used() && self.suits_tiles();
+        dispatch(Pack { gemm: self, a, first, packed, splits });
     }
 
     /// The rows of the product from `first` on, as many as there are in `c`, rounded to fp16 where asked for. Each
@@ -144,6 +154,12 @@ impl Gemm {
             }
             let operands = Operands { gemm: self, a, b, parts, rounds_b: rounding.b };
             let run = Run { operands, start, first, rows, c, fp16: rounding.c, scratch };
+            if unit_is_used()
+                && self.suits_tiles()
+                && let Some(unit) = amx::Amx::new()
+            {
+                return amx::run(Tiles(run, unit, operands.guess_digits()));
+            }
             match (run.is_tall(), run.is_in_place()) {
                 (false, false) => dispatch(Blocks::<false, false>(run)),
                 (false, true) => dispatch(Blocks::<false, true>(run)),
@@ -154,11 +170,17 @@ impl Gemm {
     }
 }
 
+/// Whether tiles are multiplied by a unit of their own.
+fn unit_is_used() -> bool {
+    simd::may_use_amx() && amx::is_here()
+}
+
 struct Pack<'a> {
     gemm: Gemm,
     a: &'a [f32],
     first: usize,
     packed: &'a mut [f32],
+    splits: bool,
 }
 
 impl WithSimd for Pack<'_> {
@@ -166,8 +188,7 @@ impl WithSimd for Pack<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Gemm { m, k, transposed, .. } = self.gemm;
-        pack::left(simd, self.a, (m, k), transposed.0, self.first * PANEL..m, 0..k, self.packed, (0, k));
+        self.gemm.pack_groups(simd, self.a, self.first, self.packed, self.splits);
     }
 }
 
@@ -203,7 +224,15 @@ impl<'a> Operands<'a> {
         match self.a {
             Left::Packed(a) => {
                 let panel = rows.start / PANEL;
-                (&a[(panel * k + terms.start) * PANEL..], k * PANEL, panel * PANEL)
+                let (n, n_in_group) = (self.gemm.n_terms_of_panel(), self.gemm.n_in_group());
+                let groups = panel / 2..rows.end.div_ceil(2 * PANEL);
+                if a.chunks_exact(n_in_group).take(groups.end).skip(groups.start).any(tiles::is_split) {
+                    let room = &mut room[..(rows.end - panel * PANEL).next_multiple_of(PANEL) * terms.len()];
+                    tiles::join(self.gemm, a, panel, terms, room);
+                    (room, terms.len() * PANEL, panel * PANEL)
+                } else {
+                    (&a[(panel * n + terms.start) * PANEL..], n * PANEL, panel * PANEL)
+                }
             }
             Left::Plain(a) if IN_PLACE => {
                 let (part, term) = (terms.start / k.max(1), terms.start % k.max(1));

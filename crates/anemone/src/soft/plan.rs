@@ -549,7 +549,8 @@ impl<'a> Planner<'a> {
     /// Where the A of a product lies packed, if that is worth its while: because it is a constant, or stays the
     /// same for many runs, or is used by a whole batch.
     fn packed(&mut self, place: &Place, shape: Gemm, is_shared: bool) -> Option<Packed> {
-        let key = (place.clone(), Gemm { n: 0, ..shape });
+        // How it is laid out depends on this alone of the columns of B.
+        let key = (place.clone(), Gemm { n: shape.suits_tiles().into(), ..shape });
         if let Some(packed) = self.packed.get(&key) {
             return Some(packed.clone());
         }

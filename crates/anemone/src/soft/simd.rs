@@ -3,12 +3,15 @@
 use pulp::{Arch, Scalar, WithSimd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Which instructions the software engine uses. Results are the same with all of them.
+/// Which instructions the software engine uses. Results are the same with all of them, to the bit, but for those
+/// of a matrix unit: it sums in another order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Instructions {
     /// The widest this CPU has.
     #[default]
     Widest,
+    /// AVX-512, and for products the matrix unit AMX: tiles of 16 by 16 numbers. On Linux.
+    Amx,
     /// AVX-512: vectors of 16 numbers.
     Avx512,
     /// AVX2 with FMA: vectors of 8 numbers.
@@ -22,8 +25,9 @@ pub enum Instructions {
 
 impl Instructions {
     /// All of them.
-    pub const ALL: [Instructions; 5] = [
+    pub const ALL: [Instructions; 6] = [
         Instructions::Widest,
+        Instructions::Amx,
         Instructions::Avx512,
         Instructions::Avx2,
         Instructions::Neon,
@@ -34,6 +38,7 @@ impl Instructions {
     pub fn name(self) -> &'static str {
         match self {
             Instructions::Widest => "widest",
+            Instructions::Amx => "amx",
             Instructions::Avx512 => "avx512",
             Instructions::Avx2 => "avx2",
             Instructions::Neon => "neon",
@@ -45,6 +50,7 @@ impl Instructions {
     pub fn are_here(self) -> bool {
         match self {
             Instructions::Widest | Instructions::Portable => true,
+            Instructions::Amx => super::gemm::has_amx(),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => pulp::x86::V4::try_new().is_some(),
             #[cfg(target_arch = "x86_64")]
@@ -71,6 +77,12 @@ pub fn set_instructions(instructions: Instructions) -> crate::Result<()> {
     Ok(())
 }
 
+/// Whether the choice includes a matrix unit.
+pub(super) fn may_use_amx() -> bool {
+    let choice = CHOICE.load(Ordering::Relaxed);
+    choice == Instructions::Widest as u8 || choice == Instructions::Amx as u8
+}
+
 /// Runs a task compiled for the chosen instructions.
 #[inline(always)]
 pub(crate) fn dispatch<T: WithSimd>(task: T) -> T::Output {
@@ -85,7 +97,8 @@ pub(crate) fn dispatch<T: WithSimd>(task: T) -> T::Output {
 fn dispatch_to<T: WithSimd>(choice: u8, task: T) -> T::Output {
     #[cfg(target_arch = "x86_64")]
     {
-        if let (true, Some(simd)) = (choice == Instructions::Avx512 as u8, pulp::x86::V4::try_new()) {
+        let is_avx512 = [Instructions::Amx, Instructions::Avx512].map(|i| i as u8).contains(&choice);
+        if let (true, Some(simd)) = (is_avx512, pulp::x86::V4::try_new()) {
             return pulp::Simd::vectorize(simd, task);
         }
         if let (true, Some(simd)) = (choice == Instructions::Avx2 as u8, pulp::x86::V3::try_new()) {

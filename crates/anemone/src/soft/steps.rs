@@ -5,7 +5,7 @@ use super::engine;
 use super::floats::Floats;
 use super::fp16;
 use super::gather::Picks;
-use super::gemm::{Gemm, PANEL};
+use super::gemm::Gemm;
 use super::memory::Memory;
 use super::pointwise::{Chain, MOST_LOADS, MOST_STORES};
 use super::product::{How, Operands, Product, Start};
@@ -193,7 +193,7 @@ impl Step {
             }
             Work::Pack { shape, .. } => {
                 let x = read(0);
-                threads::over_units(x.len(), out, PANEL * shape.k, |first, out| {
+                threads::over_units(x.len(), out, shape.n_in_group(), |first, out| {
                     shape.pack(x, first, out);
                 });
             }

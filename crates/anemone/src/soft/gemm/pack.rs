@@ -30,7 +30,7 @@ pub(super) fn left<S: Simd>(
     if transposed {
         // What is read of a term lies together; a panel alone takes half a line of the caches.
         for (i, out) in out.chunks_mut(n * PANEL * GROUP).enumerate() {
-            let from = rows.start + i * PANEL * GROUP;
+            let from = (rows.start + i * PANEL * GROUP).min(rows.end);
             let height = (out.len() / n).min(rows.end - from);
             if at == 0 && height < out.len() / n {
                 out.fill(0.0);
@@ -51,7 +51,7 @@ pub(super) fn left<S: Simd>(
         return;
     }
     for (panel, out) in out.chunks_exact_mut(n * PANEL).enumerate() {
-        let from = rows.start + panel * PANEL;
+        let from = (rows.start + panel * PANEL).min(rows.end);
         let height = PANEL.min(rows.end - from);
         if at == 0 && height < PANEL {
             out.fill(0.0);
@@ -134,6 +134,58 @@ fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out:
             }
         }
     }
+}
+
+/// Transposes 16 rows of as many numbers.
+#[inline(always)]
+pub(super) fn turn_tile<S: Simd>(simd: S, x: &mut [[u32; 16]; 16]) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = (&simd as &dyn std::any::Any).downcast_ref::<pulp::x86::V4>() {
+        return turn_tile_by_shuffles(*simd, x);
+    }
+    let _ = simd;
+    let rows = *x;
+    for (i, column) in x.iter_mut().enumerate() {
+        for (x, row) in column.iter_mut().zip(&rows) {
+            *x = row[i];
+        }
+    }
+}
+
+/// Pairs of rows, then of pairs, then quarters twice are interleaved.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn turn_tile_by_shuffles(simd: pulp::x86::V4, x: &mut [[u32; 16]; 16]) {
+    use std::arch::x86_64::{__m512, __m512d};
+    let avx = simd.avx512f;
+    let rows: [__m512; 16] = pulp::bytemuck::cast(*x);
+    let mut pairs: [__m512d; 16] = pulp::bytemuck::cast(*x);
+    for i in (0..16).step_by(2) {
+        pairs[i] = pulp::bytemuck::cast(avx._mm512_unpacklo_ps(rows[i], rows[i + 1]));
+        pairs[i + 1] = pulp::bytemuck::cast(avx._mm512_unpackhi_ps(rows[i], rows[i + 1]));
+    }
+    // In each quarter, columns 0 to 3 of four rows.
+    let mut fours = rows;
+    for i in (0..16).step_by(4) {
+        for j in 0..2 {
+            let (a, b) = (pairs[i + j], pairs[i + j + 2]);
+            fours[i + 2 * j] = pulp::bytemuck::cast(avx._mm512_unpacklo_pd(a, b));
+            fours[i + 2 * j + 1] = pulp::bytemuck::cast(avx._mm512_unpackhi_pd(a, b));
+        }
+    }
+    const EVEN: i32 = 0b10_00_10_00;
+    const ODD: i32 = 0b11_01_11_01;
+    let mut turned = rows;
+    for c in 0..4 {
+        let (a, b) = ((fours[c], fours[4 + c]), (fours[8 + c], fours[12 + c]));
+        let even = (avx._mm512_shuffle_f32x4::<EVEN>(a.0, a.1), avx._mm512_shuffle_f32x4::<EVEN>(b.0, b.1));
+        let odd = (avx._mm512_shuffle_f32x4::<ODD>(a.0, a.1), avx._mm512_shuffle_f32x4::<ODD>(b.0, b.1));
+        turned[c] = avx._mm512_shuffle_f32x4::<EVEN>(even.0, even.1);
+        turned[4 + c] = avx._mm512_shuffle_f32x4::<EVEN>(odd.0, odd.1);
+        turned[8 + c] = avx._mm512_shuffle_f32x4::<ODD>(even.0, even.1);
+        turned[12 + c] = avx._mm512_shuffle_f32x4::<ODD>(odd.0, odd.1);
+    }
+    *x = pulp::bytemuck::cast(turned);
 }
 
 /// Rows and columns of what is transposed in registers.

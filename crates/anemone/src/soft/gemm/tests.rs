@@ -63,12 +63,12 @@ fn check_one<S: Simd>(simd: S, gemm: Gemm, make: fn(usize, f32) -> Vec<f32>) {
     let (a, b) = (make(m * k, 0.37), make(k * n, 0.73));
     let a2 = if turned.0 { transposed(&a, m, k) } else { a.clone() };
     let b2 = if turned.1 { transposed(&b, k, n) } else { b.clone() };
-    let mut packed = vec![f32::NAN; gemm.n_packed()];
-    simd.vectorize(Pack { gemm, a: &a2, first: 0, packed: &mut packed });
+    let mut packed = vec![f32::INFINITY; gemm.n_packed()];
+    simd.vectorize(Pack { gemm, a: &a2, first: 0, packed: &mut packed, splits: false });
     // In parts as well, as threads do it.
-    let mut parts = vec![f32::NAN; packed.len()];
-    for (i, packed) in parts.chunks_mut((3 * PANEL * k).max(1)).enumerate() {
-        simd.vectorize(Pack { gemm, a: &a2, first: 3 * i, packed });
+    let mut parts = vec![f32::INFINITY; packed.len()];
+    for (i, packed) in parts.chunks_mut(3 * gemm.n_in_group()).enumerate() {
+        simd.vectorize(Pack { gemm, a: &a2, first: 3 * i, packed, splits: false });
     }
     assert_eq!(parts, packed, "{gemm:?}");
     let held = wide(m * n, 0.11);

@@ -1,0 +1,212 @@
+//! The matrix unit of x86-64 (Intel AMX), which multiplies tiles of bf16 and adds to sums in f32.
+#![allow(unsafe_code)] // Its instructions have no safe names, nor unsafe ones in stable Rust; small, so that it can be judged.
+
+use super::tiles::{Panels, TILE, Tiles, Unit};
+use pulp::Simd;
+use pulp::x86::V4;
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+/// Whether this CPU has the unit, and vectors as long as its rows, and the system lets this process use it.
+pub(in crate::soft) fn is_here() -> bool {
+    static IS_HERE: OnceLock<bool> = OnceLock::new();
+    *IS_HERE.get_or_init(|| {
+        // Intel's manual, volume 2, CPUID: leaf 7, EDX, bits 22 (products of bf16) and 24 (tiles).
+        const NEEDED: u32 = 1 << 22 | 1 << 24;
+        let has_unit = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & NEEDED == NEEDED;
+        has_unit && V4::try_new().is_some() && is_permitted()
+    })
+}
+
+/// Linux gives the room for the registers to those who ask, once for all threads.
+#[cfg(target_os = "linux")]
+fn is_permitted() -> bool {
+    const ARCH_PRCTL: u64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const XFEATURE_XTILEDATA: u64 = 18;
+    let mut result = ARCH_PRCTL;
+    // SAFETY: this call reads and writes no memory of ours; the registers that calls of the system use are named.
+    unsafe {
+        asm!("syscall", inlateout("rax") result, in("rdi") ARCH_REQ_XCOMP_PERM, in("rsi") XFEATURE_XTILEDATA,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
+}
+
+/// The unit, set up for the thread that has it: as it stays so, only the first `Amx` of a thread takes its time.
+pub(super) struct Amx {
+    simd: V4,
+    /// It is its thread's.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Amx {
+    pub(super) fn new() -> Option<Amx> {
+        thread_local! {
+            static IS_SET_UP: Cell<bool> = const { Cell::new(false) };
+        }
+        if !is_here() {
+            return None;
+        }
+        if !IS_SET_UP.replace(true) {
+            // SAFETY: the unit is here and permitted, and reads these 64 bytes.
+            unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly)) }
+        }
+        Some(Amx { simd: V4::try_new()?, _not_send: PhantomData })
+    }
+}
+
+pub(super) fn run(tiles: Tiles<'_, Amx>) {
+    let simd = tiles.1.simd;
+    Simd::vectorize(simd, tiles);
+}
+
+/// What `ldtilecfg` reads: the palette, then, from byte 16 on, bytes of a row of each tile, and from 48 on its
+/// rows.
+static SHAPES: [u8; 64] = {
+    let mut shapes = [0; 64];
+    shapes[0] = 1;
+    let mut tile = 0;
+    while tile < 8 {
+        shapes[16 + 2 * tile] = 64;
+        shapes[48 + tile] = TILE as u8;
+        tile += 1;
+    }
+    shapes
+};
+
+/// Calls a macro for the digits of A and B: with the bytes of a block of each, and with the products of their
+/// digits in the order of [`Unit`]: what is new in each, and the bytes before the digits.
+macro_rules! with_products {
+    ($digits:expr, $kernel:ident) => {
+        match $digits {
+            (2, 2) => $kernel!(2048, 2048, (ab 0 0) (b 0 1024) (a 1024 1024) (b 1024 0)),
+            (2, _) => $kernel!(2048, 3072, (ab 0 0) (b 0 1024) (b 0 2048) (a 1024 2048) (b 1024 1024) (b 1024 0)),
+            (_, 2) => $kernel!(3072, 2048, (ab 0 0) (b 0 1024) (a 1024 1024) (b 1024 0) (a 2048 0) (b 2048 1024)),
+            _ => $kernel!(3072, 3072, (ab 0 0) (b 0 1024) (b 0 2048) (a 1024 2048) (b 1024 1024) (b 1024 0)
+                (a 2048 0) (b 2048 1024) (b 2048 2048)),
+        }
+    };
+}
+
+/// Sums from zero or from `c`, the products of all blocks, the sums back to `c`.
+macro_rules! tiles {
+    ($(($sum:literal, $at:literal))*, [$($block:expr),*], $($operand:tt)*) => {
+        asm!(
+            $(concat!("tilezero ", $sum),)*
+            "test {adds:e}, {adds:e}",
+            "jz 2f",
+            $(concat!("tileloadd ", $sum, ", ", $at),)*
+            "2:",
+            $($block,)*
+            "dec {n}",
+            "jnz 2b",
+            $(concat!("tilestored ", $at, ", ", $sum),)*
+            step = in(reg) size_of::<f32>() * TILE,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+            $($operand)*
+        )
+    };
+}
+
+/// A product of digits in [`Amx::square`].
+macro_rules! square_product {
+    (ab $a:literal $b:literal) => { concat!(square_product!(load a $a), square_product!(b $a $b)) };
+    (a $a:literal $b:literal) => { concat!(square_product!(load a $a), square_product!(multiply)) };
+    (b $a:literal $b:literal) => { concat!(square_product!(load b $b), square_product!(multiply)) };
+    (load a $a:literal) => {
+        concat!("tileloadd tmm4, [{a0} + {step} + ", $a, "]\n", "tileloadd tmm5, [{a1} + {step} + ", $a, "]\n")
+    };
+    (load b $b:literal) => {
+        concat!("tileloadd tmm6, [{b0} + {step} + ", $b, "]\n", "tileloadd tmm7, [{b1} + {step} + ", $b, "]\n")
+    };
+    (multiply) => {
+        "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm1, tmm4, tmm7\n\
+         tdpbf16ps tmm2, tmm5, tmm6\n tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
+/// A product of digits in [`Amx::column`].
+macro_rules! column_product {
+    ($new:ident $a:literal $b:literal) => {
+        concat!(
+            "tileloadd tmm7, [{b} + {step} + ",
+            $b,
+            "]\n",
+            "tileloadd tmm4, [{a0} + {step} + ",
+            $a,
+            "]\n tdpbf16ps tmm0, tmm4, tmm7\n",
+            "tileloadd tmm5, [{a1} + {step} + ",
+            $a,
+            "]\n tdpbf16ps tmm1, tmm5, tmm7\n",
+            "tileloadd tmm6, [{a2} + {step} + ",
+            $a,
+            "]\n tdpbf16ps tmm2, tmm6, tmm7\n",
+            "tileloadd tmm4, [{a3} + {step} + ",
+            $a,
+            "]\n tdpbf16ps tmm3, tmm4, tmm7"
+        )
+    };
+}
+
+impl Unit for Amx {
+    fn square(
+        &mut self,
+        a: Panels<'_, 2>,
+        b: Panels<'_, 2>,
+        n: usize,
+        (c, step, adds): (&mut [f32], usize, bool),
+    ) {
+        assert!(n > 0 && a.have(n) && b.have(n));
+        assert!(step >= 2 * TILE && c.len() >= (2 * TILE - 1) * step + 2 * TILE);
+        let c = c.as_mut_ptr();
+        macro_rules! kernel {
+            ($a_block:literal, $b_block:literal, $(($($product:tt)*))*) => {
+                tiles!(
+                    ("tmm0", "[{c} + {c_step}]") ("tmm1", "[{c} + {c_step} + 64]")
+                    ("tmm2", "[{c2} + {c_step}]") ("tmm3", "[{c2} + {c_step} + 64]"),
+                    [$(square_product!($($product)*),)* concat!("add {a0}, ", $a_block), concat!("add {a1}, ", $a_block),
+                        concat!("add {b0}, ", $b_block), concat!("add {b1}, ", $b_block)],
+                    a0 = inout(reg) a.tiles[0].as_ptr() => _, a1 = inout(reg) a.tiles[1].as_ptr() => _,
+                    b0 = inout(reg) b.tiles[0].as_ptr() => _, b1 = inout(reg) b.tiles[1].as_ptr() => _,
+                    n = inout(reg) n => _, adds = in(reg) u32::from(adds),
+                    c = in(reg) c, c2 = in(reg) c.add(TILE * step), c_step = in(reg) size_of::<f32>() * step,
+                )
+            };
+        }
+        // SAFETY: the unit is set up for tiles of 16 rows of 64 bytes. Of A and B, `n` blocks of as many tiles as
+        // there are digits are read, 1024 bytes each; of C, 32 rows of 32 numbers, `step` apart, are read and
+        // written. All lie in the slices.
+        unsafe { with_products!((a.n_digits, b.n_digits), kernel) }
+    }
+
+    fn column(&mut self, a: Panels<'_, 4>, b: Panels<'_, 1>, n: usize, (c, adds): (&mut [f32], bool)) {
+        assert!(n > 0 && a.have(n) && b.have(n) && c.len() >= 4 * TILE * TILE);
+        macro_rules! kernel {
+            ($a_block:literal, $b_block:literal, $(($($product:tt)*))*) => {
+                tiles!(
+                    ("tmm0", "[{c} + {step}]") ("tmm1", "[{c} + {step} + 1024]")
+                    ("tmm2", "[{c} + {step} + 2048]") ("tmm3", "[{c} + {step} + 3072]"),
+                    [$(column_product!($($product)*),)* concat!("add {a0}, ", $a_block), concat!("add {a1}, ", $a_block),
+                        concat!("add {a2}, ", $a_block), concat!("add {a3}, ", $a_block), concat!("add {b}, ", $b_block)],
+                    a0 = inout(reg) a.tiles[0].as_ptr() => _, a1 = inout(reg) a.tiles[1].as_ptr() => _,
+                    a2 = inout(reg) a.tiles[2].as_ptr() => _, a3 = inout(reg) a.tiles[3].as_ptr() => _,
+                    b = inout(reg) b.tiles[0].as_ptr() => _, n = inout(reg) n => _, adds = in(reg) u32::from(adds),
+                    c = in(reg) c.as_mut_ptr(),
+                )
+            };
+        }
+        // SAFETY: as above, of C 64 rows of 16 numbers.
+        unsafe { with_products!((a.n_digits, b.n_digits), kernel) }
+    }
+}

@@ -1,0 +1,30 @@
+//! In place of the matrix unit of x86-64, on other CPUs: there is none.
+
+use super::tiles::{Panels, Tiles, Unit};
+
+pub(in crate::soft) fn is_here() -> bool {
+    false
+}
+
+/// What cannot be had.
+pub(super) enum Amx {}
+
+impl Amx {
+    pub(super) fn new() -> Option<Amx> {
+        None
+    }
+}
+
+pub(super) fn run(tiles: Tiles<'_, Amx>) {
+    match tiles.1 {}
+}
+
+impl Unit for Amx {
+    fn square(&mut self, _: Panels<'_, 2>, _: Panels<'_, 2>, _: usize, _: (&mut [f32], usize, bool)) {
+        match *self {}
+    }
+
+    fn column(&mut self, _: Panels<'_, 4>, _: Panels<'_, 1>, _: usize, _: (&mut [f32], bool)) {
+        match *self {}
+    }
+}
