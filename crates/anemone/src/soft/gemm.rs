@@ -94,7 +94,7 @@ impl Gemm {
         let columns = self.n.min(TALL_COLUMNS).next_multiple_of(MOST_COLUMNS);
         let tall = if self.is_tall(self.m, n_terms) { (columns + PANEL) * n_terms.min(TALL_TERMS) } else { 0 };
         // Whether or not the unit is used: that may change meanwhile.
-        let may_have_tiles = amx::is_here() && self.suits_tiles();
+        let may_have_tiles = amx::is_here() && self.splits();
         let tiles = if may_have_tiles { self.n_scratch_of_tiles(n_parts) } else { 0 };
         short.max(tall).max(tiles) + MOST_SKIPPED
     }
@@ -109,7 +109,7 @@ impl Gemm {
     /// number on as there is room for.
     pub(crate) fn pack(self, a: &[f32], first: usize, packed: &mut [f32]) {
         assert!(a.len() == self.m * self.k && first * self.n_in_group() + packed.len() <= self.n_packed());
-        let splits = unit_is_used() && self.suits_tiles();
+        let splits = unit_is_used() && self.splits();
         dispatch(Pack { gemm: self, a, first, packed, splits });
     }
 
@@ -154,11 +154,13 @@ impl Gemm {
             }
             let operands = Operands { gemm: self, a, b, parts, rounds_b: rounding.b };
             let run = Run { operands, start, first, rows, c, fp16: rounding.c, scratch };
-            if unit_is_used()
-                && self.suits_tiles()
-                && let Some(unit) = amx::Amx::new()
-            {
-                return amx::run(Tiles(run, unit, operands.guess_digits()));
+            if unit_is_used() && self.splits() {
+                let digits = operands.guess_digits();
+                if self.suits_tiles(digits)
+                    && let Some(unit) = amx::Amx::new()
+                {
+                    return amx::run(Tiles(run, unit, digits));
+                }
             }
             match (run.is_tall(), run.is_in_place()) {
                 (false, false) => dispatch(Blocks::<false, false>(run)),

@@ -550,7 +550,7 @@ impl<'a> Planner<'a> {
     /// same for many runs, or is used by a whole batch.
     fn packed(&mut self, place: &Place, shape: Gemm, is_shared: bool) -> Option<Packed> {
         // How it is laid out depends on this alone of the columns of B.
-        let key = (place.clone(), Gemm { n: shape.suits_tiles().into(), ..shape });
+        let key = (place.clone(), Gemm { n: shape.splits().into(), ..shape });
         if let Some(packed) = self.packed.get(&key) {
             return Some(packed.clone());
         }

@@ -119,20 +119,47 @@ macro_rules! tiles {
     };
 }
 
-/// A product of digits in [`Amx::square`].
+/// A product of digits in [`Amx::square`]; what is new is loaded as late as can be.
 macro_rules! square_product {
-    (ab $a:literal $b:literal) => { concat!(square_product!(load a $a), square_product!(b $a $b)) };
-    (a $a:literal $b:literal) => { concat!(square_product!(load a $a), square_product!(multiply)) };
-    (b $a:literal $b:literal) => { concat!(square_product!(load b $b), square_product!(multiply)) };
-    (load a $a:literal) => {
-        concat!("tileloadd tmm4, [{a0} + {step} + ", $a, "]\n", "tileloadd tmm5, [{a1} + {step} + ", $a, "]\n")
+    (ab $a:literal $b:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a0} + {step} + ",
+            $a,
+            "]\n tileloadd tmm6, [{b0} + {step} + ",
+            $b,
+            "]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n tileloadd tmm7, [{b1} + {step} + ",
+            $b,
+            "]\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n tileloadd tmm5, [{a1} + {step} + ",
+            $a,
+            "]\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n tdpbf16ps tmm3, tmm5, tmm7"
+        )
     };
-    (load b $b:literal) => {
-        concat!("tileloadd tmm6, [{b0} + {step} + ", $b, "]\n", "tileloadd tmm7, [{b1} + {step} + ", $b, "]\n")
+    (a $a:literal $b:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a0} + {step} + ",
+            $a,
+            "]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tileloadd tmm5, [{a1} + {step} + ",
+            $a,
+            "]\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n tdpbf16ps tmm3, tmm5, tmm7"
+        )
     };
-    (multiply) => {
-        "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm1, tmm4, tmm7\n\
-         tdpbf16ps tmm2, tmm5, tmm6\n tdpbf16ps tmm3, tmm5, tmm7"
+    (b $a:literal $b:literal) => {
+        concat!(
+            "tileloadd tmm6, [{b0} + {step} + ",
+            $b,
+            "]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tileloadd tmm7, [{b1} + {step} + ",
+            $b,
+            "]\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n tdpbf16ps tmm3, tmm5, tmm7"
+        )
     };
 }
 

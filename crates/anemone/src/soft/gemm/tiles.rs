@@ -61,15 +61,22 @@ impl Gemm {
         self.k.next_multiple_of(BLOCK_TERMS)
     }
 
-    /// Whether a product is sooner computed by tiles. Counted in cycles, as measured: a call takes 600, the
-    /// product of two tiles 22, of which there are four where numbers have two digits, laying out 16 digits 5, and
-    /// of multiplications by vectors 26 take one. It depends on nothing else, as sums of tiles are not those of
-    /// vectors to the last bit; so A, which may have been laid out before, counts a quarter.
-    pub(crate) fn suits_tiles(self) -> bool {
+    /// Whether a product of numbers of so many digits is sooner computed by tiles. Counted in cycles, as measured:
+    /// a call takes 600, the product of two tiles 22, laying out 16 digits 5, and of multiplications by vectors 26
+    /// take one. As sums of tiles are not those of vectors to the last bit, it must not depend on what has been
+    /// laid out before: that may be A, which counts a quarter then, unless it has three digits, with which it is
+    /// not.
+    pub(super) fn suits_tiles(self, digits: (usize, usize)) -> bool {
         let tiles = |n: usize| n.div_ceil(TILE);
-        let products = tiles(self.m) * tiles(self.n) * tiles(self.k).div_ceil(2) * 4;
-        let digits = (tiles(self.m) / 4 + tiles(self.n)) * self.n_whole_terms() * 2;
-        600 + 22 * products + 5 * digits < self.m * self.n * self.k / 26
+        let products = tiles(self.m) * tiles(self.n) * self.k.div_ceil(BLOCK_TERMS) * digits.0 * digits.1;
+        let digits_of_a = tiles(self.m) * if digits.0 == 2 { digits.0 / 2 } else { 2 * digits.0 };
+        let n_digits = (digits_of_a + 2 * tiles(self.n) * digits.1) * self.n_whole_terms() / 2;
+        600 + 22 * products + 5 * n_digits < self.m * self.n * self.k / 26
+    }
+
+    /// Whether products of numbers of fp16 suit tiles, and so a packed A is better split.
+    pub(crate) fn splits(self) -> bool {
+        self.suits_tiles((2, 2))
     }
 
     /// The room that tiles need.
@@ -83,21 +90,24 @@ impl Gemm {
 }
 
 impl<'a> Operands<'a> {
-    /// How many digits numbers of A and B seem to have. It only saves time to be right.
+    /// How many digits numbers of A and B seem to have, by a look here and there.
     #[inline(always)]
     pub(super) fn guess_digits(self) -> (usize, usize) {
-        let Gemm { m, k, n, .. } = self.gemm;
-        let guess = |x: &[f32]| {
-            let some = x.iter().step_by((x.len() / 16).max(1));
-            if some.fold(0, |bits, x| bits | x.to_bits()) & 0xff == 0 { 2 } else { 3 }
-        };
+        let Gemm { m, k, n, transposed } = self.gemm;
+        let places = |n: usize| (0..n).step_by((n / 16).max(1));
+        let guess = |bits: u32| if bits & 0xff == 0 { 2 } else { MOST_DIGITS };
         let (at_a, at_b) = self.parts[0];
-        let of_a = match self.a {
-            Left::Plain(a) => guess(&a[at_a..][..m * k]),
-            Left::Packed(a) if is_split(&a[..self.gemm.n_in_group()]) => 2,
-            Left::Packed(_) => 3,
-        };
-        (of_a, if self.rounds_b { 2 } else { guess(&self.b[at_b..][..k * n]) })
+        let mut of_a = 0;
+        for at in places(m * k) {
+            of_a |= match self.a {
+                Left::Plain(a) => a[at_a + at].to_bits(),
+                Left::Packed(a) if transposed.0 => number(self.gemm, a, at % m, at / m).to_bits(),
+                Left::Packed(a) => number(self.gemm, a, at / k, at % k).to_bits(),
+            };
+        }
+        let of_b =
+            if self.rounds_b { 0 } else { places(k * n).fold(0, |bits, at| bits | self.b[at_b + at].to_bits()) };
+        (guess(of_a), guess(of_b))
     }
 
     /// Lines of A, if there is one, or else of B, of one of the products.
@@ -514,6 +524,20 @@ pub(super) fn is_split(group: &[f32]) -> bool {
     group.last() == Some(&IS_SPLIT)
 }
 
+/// A number of a packed A.
+#[inline(always)]
+fn number(gemm: Gemm, packed: &[f32], row: usize, term: usize) -> f32 {
+    let n = gemm.n_in_group();
+    let group = &packed[row / TILE * n..][..n];
+    if is_split(group) {
+        let tiles = &gemm.tiles_of_group(group)[term / BLOCK_TERMS * 2..][..2];
+        let pair = |tile: &Tile| tile[row % TILE][term % TILE];
+        joined([pair(&tiles[0]), pair(&tiles[1])], term % BLOCK_TERMS >= TILE)
+    } else {
+        group[row % TILE / PANEL * n / 2 + term * PANEL + row % PANEL]
+    }
+}
+
 /// Copies terms of panels of a packed A, from a number on, as they would lie if no group were split.
 #[inline(always)]
 pub(super) fn join(gemm: Gemm, packed: &[f32], first: usize, terms: &Range<usize>, room: &mut [f32]) {
@@ -522,12 +546,9 @@ pub(super) fn join(gemm: Gemm, packed: &[f32], first: usize, terms: &Range<usize
         let half = panel % 2;
         let group = &packed[panel / 2 * n..][..n];
         if is_split(group) {
-            let tiles = gemm.tiles_of_group(group).as_chunks::<2>().0;
             for (term, room) in terms.clone().zip(room.as_chunks_mut::<PANEL>().0) {
-                let tiles = &tiles[term / BLOCK_TERMS];
                 for (r, x) in room.iter_mut().enumerate() {
-                    let pair = |tile: &Tile| tile[half * PANEL + r][term % TILE];
-                    *x = joined([pair(&tiles[0]), pair(&tiles[1])], term % BLOCK_TERMS >= TILE);
+                    *x = number(gemm, packed, (first + i) * PANEL + r, term);
                 }
             }
         } else {
