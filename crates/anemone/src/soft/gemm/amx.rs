@@ -6,7 +6,6 @@ use pulp::Simd;
 use pulp::x86::V4;
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
@@ -41,7 +40,7 @@ fn is_permitted() -> bool {
     false
 }
 
-/// The unit, set up for the thread that has it: as it stays so, only the first `Amx` of a thread takes its time.
+/// The unit, set up for the thread that has it, which runs nothing but products meanwhile.
 pub(super) struct Amx {
     simd: V4,
     /// It is its thread's.
@@ -50,14 +49,15 @@ pub(super) struct Amx {
 
 impl Amx {
     pub(super) fn new() -> Option<Amx> {
-        thread_local! {
-            static IS_SET_UP: Cell<bool> = const { Cell::new(false) };
-        }
         if !is_here() {
             return None;
         }
-        if !IS_SET_UP.replace(true) {
-            // SAFETY: the unit is here and permitted, and reads these 64 bytes.
+        let mut shapes = [0; 64];
+        // SAFETY: the unit is here and permitted, and writes these 64 bytes.
+        unsafe { asm!("sttilecfg [{}]", in(reg) &raw mut shapes, options(nostack)) }
+        // It stays set up, unless somebody else uses it too; to see that takes a tenth of the time.
+        if shapes != SHAPES {
+            // SAFETY: as above, and reads them.
             unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly)) }
         }
         Some(Amx { simd: V4::try_new()?, _not_send: PhantomData })

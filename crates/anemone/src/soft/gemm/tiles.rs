@@ -1,6 +1,6 @@
 //! Products on a matrix unit: each number is split into digits of bf16 without a remainder, two if it is of fp16
-//! and three if of f32, so that the products of digits are exact, and all of them are summed in f32. Digits and
-//! products below 2^-126 count as 0 there. What is too large is multiplied as if there were no unit.
+//! and three if of f32, so that the products of digits are exact, and all of them are summed in f32. Digits,
+//! products and sums below 2^-126 count as 0 there. What is too large is multiplied as if there were no unit.
 
 #[cfg(test)]
 mod tests;
@@ -64,13 +64,12 @@ impl Gemm {
     /// Whether a product of numbers of so many digits is sooner computed by tiles. Counted in cycles, as measured:
     /// a call takes 600, the product of two tiles 22, laying out 16 digits 5, and of multiplications by vectors 26
     /// take one. As sums of tiles are not those of vectors to the last bit, it must not depend on what has been
-    /// laid out before: that may be A, which counts a quarter then, unless it has three digits, with which it is
-    /// not.
+    /// laid out before: that may be A, which counts a quarter then, unless it has three digits: it never has then.
     pub(super) fn suits_tiles(self, digits: (usize, usize)) -> bool {
         let tiles = |n: usize| n.div_ceil(TILE);
         let products = tiles(self.m) * tiles(self.n) * self.k.div_ceil(BLOCK_TERMS) * digits.0 * digits.1;
-        let digits_of_a = tiles(self.m) * if digits.0 == 2 { digits.0 / 2 } else { 2 * digits.0 };
-        let n_digits = (digits_of_a + 2 * tiles(self.n) * digits.1) * self.n_whole_terms() / 2;
+        let of_a = tiles(self.m) * digits.0 * if digits.0 == 2 { 1 } else { 4 };
+        let n_digits = (of_a + 4 * tiles(self.n) * digits.1) * self.n_whole_terms() / 4;
         600 + 22 * products + 5 * n_digits < self.m * self.n * self.k / 26
     }
 
