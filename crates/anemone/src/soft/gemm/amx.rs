@@ -1,7 +1,7 @@
 //! The matrix unit of x86-64 (Intel AMX), which multiplies tiles of bf16 and adds to sums in f32.
 #![allow(unsafe_code)] // Its instructions have no safe names, nor unsafe ones in stable Rust; small, so that it can be judged.
 
-use super::tiles::{Panels, TILE, Tiles, Unit};
+use super::tiles::{MOST_DIGITS, Panels, TILE, Tiles, Unit};
 use pulp::Simd;
 use pulp::x86::V4;
 use std::arch::asm;
@@ -186,6 +186,12 @@ macro_rules! column_product {
     };
 }
 
+/// Whether panels have all tiles of so many blocks.
+fn have<const N: usize>(panels: &Panels<'_, N>, n_blocks: usize) -> bool {
+    (2..=MOST_DIGITS).contains(&panels.n_digits)
+        && panels.tiles.iter().all(|tiles| tiles.len() >= n_blocks * panels.n_digits)
+}
+
 impl Unit for Amx {
     fn square(
         &mut self,
@@ -194,7 +200,7 @@ impl Unit for Amx {
         n: usize,
         (c, step, adds): (&mut [f32], usize, bool),
     ) {
-        assert!(n > 0 && a.have(n) && b.have(n));
+        assert!(n > 0 && have(&a, n) && have(&b, n));
         assert!(step >= 2 * TILE && c.len() >= (2 * TILE - 1) * step + 2 * TILE);
         let c = c.as_mut_ptr();
         macro_rules! kernel {
@@ -218,7 +224,7 @@ impl Unit for Amx {
     }
 
     fn column(&mut self, a: Panels<'_, 4>, b: Panels<'_, 1>, n: usize, (c, adds): (&mut [f32], bool)) {
-        assert!(n > 0 && a.have(n) && b.have(n) && c.len() >= 4 * TILE * TILE);
+        assert!(n > 0 && have(&a, n) && have(&b, n) && c.len() >= 4 * TILE * TILE);
         macro_rules! kernel {
             ($a_block:literal, $b_block:literal, $(($($product:tt)*))*) => {
                 tiles!(

@@ -48,13 +48,6 @@ pub(super) struct Panels<'a, const N: usize> {
     pub(super) n_digits: usize,
 }
 
-impl<const N: usize> Panels<'_, N> {
-    pub(super) fn have(&self, n_blocks: usize) -> bool {
-        (2..=MOST_DIGITS).contains(&self.n_digits)
-            && self.tiles.iter().all(|t| t.len() >= n_blocks * self.n_digits)
-    }
-}
-
 impl Gemm {
     /// Terms of a line when it is laid out, the last block filled up.
     fn n_whole_terms(self) -> usize {

@@ -33,7 +33,6 @@ impl Manual {
         n: usize,
         (c, step, adds): (&mut [f32], usize, bool),
     ) {
-        assert!(a.have(n) && b.have(n));
         for (i, a_tiles) in a.tiles.iter().enumerate() {
             for (j, b_tiles) in b.tiles.iter().enumerate() {
                 let c = &mut c[i * TILE * step + j * TILE..];
