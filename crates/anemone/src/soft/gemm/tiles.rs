@@ -23,6 +23,8 @@ pub(super) type Tile = [[u32; TILE]; TILE];
 /// Blocks of terms, and columns of B, that are laid out at a time: 1.5 MiB at most, which the second cache holds.
 /// In tests few, as of rows elsewhere.
 const MOST_BLOCKS: usize = if cfg!(test) { 2 } else { 16 };
+/// As many of sums of products, which tend to be smaller themselves: the room would count there.
+const MOST_BLOCKS_OF_SUMS: usize = if cfg!(test) { 2 } else { 4 };
 const MOST_COLUMNS_OF_B: usize = if cfg!(test) { 80 } else { 512 };
 /// Tiles of rows that are multiplied at a time.
 const ROWS: usize = 4;
@@ -73,12 +75,17 @@ impl Gemm {
 
     /// The room that tiles need.
     pub(super) fn n_scratch_of_tiles(self, n_parts: usize) -> usize {
-        let n_blocks = MOST_BLOCKS.min(n_parts * self.n_whole_terms() / BLOCK_TERMS);
+        let n_blocks = most_blocks(n_parts).min(n_parts * self.n_whole_terms() / BLOCK_TERMS);
         let n_panels = self.n.min(MOST_COLUMNS_OF_B).div_ceil(TILE) + ROWS;
         // And sums on their way, and what is laid out for vectors.
         let n_of_vectors = (TILE + MOST_COLUMNS) * n_blocks * BLOCK_TERMS;
         (n_panels * n_blocks * MOST_DIGITS + ROWS) * TILE * TILE + n_of_vectors
     }
+}
+
+/// Blocks that are laid out at a time of a sum of so many products.
+fn most_blocks(n_parts: usize) -> usize {
+    if n_parts > 1 { MOST_BLOCKS_OF_SUMS } else { MOST_BLOCKS }
 }
 
 impl<'a> Operands<'a> {
@@ -248,15 +255,16 @@ impl<U: Unit> WithSimd for Tiles<'_, U> {
         let end = first + rows;
         let mut sums = Sums { start, first, n, n_terms, c, fp16 };
         let n_blocks = operands.parts.len() * k.div_ceil(BLOCK_TERMS);
-        let n_tiles = MOST_BLOCKS.min(n_blocks) * MOST_DIGITS;
+        let most_blocks = most_blocks(operands.parts.len()).min(n_blocks);
+        let n_tiles = most_blocks * MOST_DIGITS;
         let (room_c, scratch) = aligned(scratch).split_at_mut(ROWS * TILE * TILE);
         let (room_a, scratch) = scratch.split_at_mut(ROWS * n_tiles * TILE * TILE);
         let (room_b, room) = scratch.split_at_mut(n.min(MOST_COLUMNS_OF_B).div_ceil(TILE) * n_tiles * TILE * TILE);
         let (room_a, room_b): (&mut [Tile], &mut [Tile]) = (cast_slice_mut(room_a), cast_slice_mut(room_b));
         for from in (0..n).step_by(MOST_COLUMNS_OF_B) {
             let columns = from..n.min(from + MOST_COLUMNS_OF_B);
-            for block in (0..n_blocks).step_by(MOST_BLOCKS) {
-                let blocks = block..n_blocks.min(block + MOST_BLOCKS);
+            for block in (0..n_blocks).step_by(most_blocks) {
+                let blocks = block..n_blocks.min(block + most_blocks);
                 let terms = operands.terms(&blocks);
                 let is_exact_b = operands.split_columns(simd, &columns, &blocks, &mut digits.1, room_b);
                 // Tiles begin where they would in the whole product: it must not matter who computes which.
