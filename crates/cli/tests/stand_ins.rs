@@ -2,6 +2,7 @@
 //! written apart from it. `ANEMONE_STAND_INS` is the path of their library.
 #![allow(clippy::print_stderr)] // Says why it is skipped.
 
+use anemone::Instructions;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -9,6 +10,9 @@ use std::process::{Command, Output};
 fn train(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_anemone"));
     command.arg("train").args(args).arg("--run-dir").arg(folder).arg("--json").arg("--quiet");
+    // The stand-ins sum in order, as all instructions do but those of a matrix unit.
+    let in_order = |i: &Instructions| !matches!(i, Instructions::Widest | Instructions::Amx) && i.are_here();
+    command.args(Instructions::ALL.into_iter().find(in_order).iter().flat_map(|i| ["--instructions", i.name()]));
     // The names under which GNUstep looks for the folder for temporary files.
     let temporary = folder.parent().unwrap();
     command.env("TMPDIR", temporary).env("TMP", temporary).env("TEMP", temporary);
