@@ -6,7 +6,7 @@ mod sgd;
 
 use crate::error::{Error, Result};
 use crate::params::ParamSpec;
-use crate::soft::threads;
+use crate::soft::{simd, threads};
 use crate::weights_file::{NamedTensor, TensorView};
 use adamw::AdamW;
 use muon::Muon;
@@ -199,7 +199,7 @@ pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
 
 fn sum_of_piece(x: &[f32]) -> f64 {
     let square = |x: &f32| f64::from(*x) * f64::from(*x);
-    pulp::Arch::new().dispatch(|| {
+    simd::dispatch(|| {
         let (chunks, rest) = x.as_chunks::<16>();
         let mut sums = [0.0f64; 16];
         for chunk in chunks {

@@ -2,8 +2,8 @@
 
 use super::{Optimizer, PIECE, Update, decays, zeros};
 use crate::params::ParamSpec;
+use crate::soft::simd::dispatch;
 use crate::soft::threads;
-use pulp::Arch;
 
 pub(super) struct AdamW {
     beta1: f32,
@@ -46,7 +46,7 @@ impl AdamW {
         let memory = mean.chunks_mut(PIECE).zip(square.chunks_mut(PIECE));
         let pieces = p.chunks_mut(PIECE).zip(g.chunks(PIECE)).zip(memory).collect();
         threads::each(work, pieces, |((p, g), (mean, square))| {
-            Arch::new().dispatch(|| {
+            dispatch(|| {
                 for ((p, g), (m, v)) in p.iter_mut().zip(g).zip(mean.iter_mut().zip(square)) {
                     let g = scale * g;
                     *m = beta1 * *m + (1.0 - beta1) * g;

@@ -4,7 +4,7 @@ use super::adamw::AdamW;
 use super::{Optimizer, Update, is_matrix, sum_of_squares, zeros};
 use crate::params::ParamSpec;
 use crate::soft::gemm::{Gemm, Left, Rounding, Start};
-use pulp::Arch;
+use crate::soft::simd::dispatch;
 
 /// The odd polynomial `a x + b x^3 + c x^5`, whose repetition takes singular values towards 1 fastest near 0; by
 /// Keller Jordan, <https://kellerjordan.github.io/posts/muon/>.
@@ -66,7 +66,7 @@ impl Optimizer for Muon {
             };
             let mean = &mut self.mean[i];
             let mut direction = vec![0.0; g.len()];
-            Arch::new().dispatch(|| {
+            dispatch(|| {
                 for ((g, m), d) in g.iter().zip(mean.iter_mut()).zip(&mut direction) {
                     let g = scale * g;
                     *m = momentum * *m + (1.0 - momentum) * g;
@@ -77,7 +77,7 @@ impl Optimizer for Muon {
             // A tall matrix moves its outputs as much as a square one does.
             let lr = lr * (rows as f32 / columns as f32).max(1.0).sqrt();
             let kept = 1.0 - update.lr * self.weight_decay[i];
-            Arch::new().dispatch(|| {
+            dispatch(|| {
                 for (p, d) in p.iter_mut().zip(&direction) {
                     *p = kept * *p - lr * d;
                 }

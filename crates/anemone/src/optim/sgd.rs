@@ -2,7 +2,7 @@
 
 use super::{Optimizer, Update, decays, zeros};
 use crate::params::ParamSpec;
-use pulp::Arch;
+use crate::soft::simd::dispatch;
 
 pub(super) struct Sgd {
     momentum: f32,
@@ -24,7 +24,7 @@ impl Optimizer for Sgd {
         let (momentum, nesterov) = (self.momentum, self.nesterov);
         let memory = self.velocity.iter_mut().zip(&self.weight_decay);
         for ((p, g), (velocity, &decay)) in params.iter_mut().zip(gradients).zip(memory) {
-            Arch::new().dispatch(|| {
+            dispatch(|| {
                 if momentum == 0.0 {
                     for (p, g) in p.iter_mut().zip(*g) {
                         *p -= lr * (scale * g + decay * *p);
