@@ -2,7 +2,7 @@
 
 mod region;
 
-use region::{Piece, pieces};
+use region::{Piece, pieces, unshared};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Deref for Floats {
 
 impl DerefMut for Floats {
     fn deref_mut(&mut self) -> &mut [f32] {
-        self.0.as_mut().map_or(&mut [], |piece| Arc::make_mut(piece).elements_mut())
+        self.0.as_mut().map_or(&mut [], unshared)
     }
 }
 

@@ -7,6 +7,7 @@ use memmap2::MmapMut;
 use std::ptr::NonNull;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 /// Bytes of a large page on x86-64, and on ARM with pages of 4 KiB.
 const LARGE_PAGE: usize = 2 << 20;
@@ -59,6 +60,19 @@ impl Clone for Piece {
         clone.elements_mut().copy_from_slice(self.elements());
         clone
     }
+}
+
+/// The elements of a piece, to be written: if it has other owners, of a copy that it becomes.
+pub(super) fn unshared(piece: &mut Arc<Piece>) -> &mut [f32] {
+    // `Arc::make_mut` would take some 20 ns, each time anything is written: it reckons with weak references.
+    if Arc::strong_count(piece) > 1 {
+        *piece = Arc::new(Piece::clone(piece));
+    }
+    // What owners that are gone have read was read before.
+    fence(Ordering::Acquire);
+    // SAFETY: as above. Nobody else has the elements: there is no other owner, none can come from this one, which
+    // is borrowed, and nobody makes weak references to pieces.
+    unsafe { from_raw_parts_mut(piece.start.as_ptr(), piece.len) }
 }
 
 /// A piece of zeros of each of these sizes, each beginning a line of the caches.
