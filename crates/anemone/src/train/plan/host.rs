@@ -13,7 +13,7 @@ use anemone_mil::limits::Limits;
 use anemone_mil::replay::Replay;
 use anemone_mil::valid::{ValidCall, ValidFunction, ValueId};
 use anemone_mil::{ValidProgram, Weights, validate};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Both programs of the host: what is made of parameters alone, and the rest.
@@ -24,7 +24,8 @@ pub(super) struct HostSide {
     plan: Plan,
     /// Where the inputs of the plan come from that are not written during a step.
     handed: Vec<(usize, Source)>,
-    slots: HashMap<ValueId, Slot>,
+    /// By the number of the value.
+    slots: Vec<Option<Slot>>,
     x: Option<ValueId>,
     target: Option<ValueId>,
     loss_scale: Option<ValueId>,
@@ -60,8 +61,8 @@ pub(crate) struct Environment {
     side: Arc<HostSide>,
     memory: Memory,
     prepared: Memory,
-    x: Vec<f32>,
-    target: Vec<f32>,
+    x: Floats,
+    target: Floats,
 }
 
 impl HostSide {
@@ -132,10 +133,10 @@ impl HostSide {
             }
         }
         let (rest, ends) = program(f, &plan_inputs, &parts, &outputs)?;
-        let mut slots: HashMap<ValueId, Slot> =
-            prepared_outputs.iter().enumerate().map(|(i, &id)| (id, Slot::Prepared(i))).collect();
-        slots.extend(plan_inputs.iter().enumerate().map(|(i, &id)| (id, Slot::Input(i))));
-        slots.extend(outputs.iter().enumerate().map(|(i, &id)| (id, Slot::Output(i))));
+        let mut slots = vec![None; f.values.len()];
+        prepared_outputs.iter().enumerate().for_each(|(i, id)| slots[id.index()] = Some(Slot::Prepared(i)));
+        plan_inputs.iter().enumerate().for_each(|(i, id)| slots[id.index()] = Some(Slot::Input(i)));
+        outputs.iter().enumerate().for_each(|(i, id)| slots[id.index()] = Some(Slot::Output(i)));
         let handed = plan_inputs.iter().enumerate().filter_map(|(i, &id)| Some((i, source(id)?))).collect();
         let input = |name: &str| f.inputs.iter().copied().find(|&v| f.value(v).name == name);
         let n = |id: Option<ValueId>| {
@@ -147,8 +148,8 @@ impl HostSide {
             |id: ValueId| parts.iter().position(|p| p.iter().any(|&i| f.body.calls[i].outputs.contains(&id)));
         let mut plan = Plan::in_parts(rest.main(), &Weights::new(), &ends)?;
         // A step whose loss is not finite is left out, so what it would add must come after the loss.
-        let adds = |plan: &mut Plan, id: ValueId| match (slots.get(&id), part_of(loss), part_of(id)) {
-            (Some(&Slot::Output(i)), Some(loss), Some(part)) if loss < part && plan.accumulate(i) => Some(part),
+        let adds = |plan: &mut Plan, id: ValueId| match (slots[id.index()], part_of(loss), part_of(id)) {
+            (Some(Slot::Output(i)), Some(loss), Some(part)) if loss < part && plan.accumulate(i) => Some(part),
             _ => None,
         };
         let added_in: Vec<Option<usize>> = gradients.iter().map(|&id| adds(&mut plan, id)).collect();
@@ -177,8 +178,8 @@ impl HostSide {
             side: self.clone(),
             memory: self.plan.memory(),
             prepared: self.preparation.memory(),
-            x: vec![0.0; self.n_x],
-            target: vec![0.0; self.n_target],
+            x: Floats::zeros(self.n_x),
+            target: Floats::zeros(self.n_target),
         }
     }
 
@@ -222,6 +223,10 @@ impl HostSide {
         (0..self.prepared_from.len()).for_each(|i| e.prepared.forget_input(&self.preparation, i));
     }
 
+    fn slot(&self, id: ValueId) -> Option<Slot> {
+        self.slots.get(id.index()).copied().flatten()
+    }
+
     fn value<'a>(&self, source: Source, prepared: &'a Memory, params: &'a [Floats]) -> &'a [f32] {
         match source {
             Source::Param(i) => &params[i],
@@ -243,10 +248,20 @@ impl Environment {
     /// Takes over the batch that was filled in, and what its gradients are multiplied by.
     pub(crate) fn begin(&mut self, loss_scale: f32) {
         let side = &*self.side;
-        for (id, value) in [(side.x, &self.x[..]), (side.target, &self.target), (side.loss_scale, &[loss_scale])] {
-            if let Some(Slot::Input(i)) = id.and_then(|id| side.slots.get(&id)) {
-                self.memory.write_input(&side.plan, *i, value);
+        let input = |id: Option<ValueId>| match side.slot(id?)? {
+            Slot::Input(i) => Some(i),
+            _ => None,
+        };
+        for (id, value) in [(side.x, &mut self.x), (side.target, &mut self.target)] {
+            if let Some(i) = input(id) {
+                match self.memory.input_floats_mut(&side.plan, i) {
+                    Some(floats) => std::mem::swap(floats, value),
+                    None => self.memory.write_input(&side.plan, i, value),
+                }
             }
+        }
+        if let Some(i) = input(side.loss_scale) {
+            self.memory.write_input(&side.plan, i, &[loss_scale]);
         }
     }
 
@@ -277,17 +292,17 @@ impl Environment {
 
     /// A value that goes between host and device, or that the trainer reads.
     pub(crate) fn get(&self, id: ValueId) -> &[f32] {
-        match self.side.slots.get(&id) {
-            Some(&Slot::Input(i)) => self.memory.input(&self.side.plan, i),
-            Some(&Slot::Output(i)) => self.memory.output(&self.side.plan, i),
-            Some(&Slot::Prepared(i)) => self.prepared.output(&self.side.preparation, i),
+        match self.side.slot(id) {
+            Some(Slot::Input(i)) => self.memory.input(&self.side.plan, i),
+            Some(Slot::Output(i)) => self.memory.output(&self.side.plan, i),
+            Some(Slot::Prepared(i)) => self.prepared.output(&self.side.preparation, i),
             None => &[],
         }
     }
 
     /// A value that goes to the device, if its memory can be lent.
     pub(crate) fn lendable(&self, id: ValueId) -> Option<&Floats> {
-        match *self.side.slots.get(&id)? {
+        match self.side.slot(id)? {
             Slot::Input(i) => self.memory.lendable_input(&self.side.plan, i),
             Slot::Output(i) => self.memory.lendable_output(&self.side.plan, i),
             Slot::Prepared(i) => self.prepared.lendable_output(&self.side.preparation, i),
@@ -296,16 +311,16 @@ impl Environment {
 
     /// The memory of a value that the device makes.
     pub(crate) fn floats_mut(&mut self, id: ValueId) -> Option<&mut Floats> {
-        match self.side.slots.get(&id)? {
-            &Slot::Input(i) => self.memory.input_floats_mut(&self.side.plan, i),
+        match self.side.slot(id)? {
+            Slot::Input(i) => self.memory.input_floats_mut(&self.side.plan, i),
             _ => None,
         }
     }
 
     /// A value that the device makes.
     pub(crate) fn get_mut(&mut self, id: ValueId) -> &mut [f32] {
-        match self.side.slots.get(&id) {
-            Some(&Slot::Input(i)) => self.memory.input_mut(&self.side.plan, i),
+        match self.side.slot(id) {
+            Some(Slot::Input(i)) => self.memory.input_mut(&self.side.plan, i),
             _ => &mut [],
         }
     }
