@@ -12,7 +12,7 @@ mod tiles;
 
 use super::floats::{MOST_SKIPPED, aligned};
 use super::simd::{self, dispatch};
-pub(super) use amx::is_here as has_amx;
+pub(super) use amx::{is_here as has_amx, stay_awake};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 use tile::{Rows, Tile};
@@ -94,7 +94,7 @@ impl Gemm {
         let columns = self.n.min(TALL_COLUMNS).next_multiple_of(MOST_COLUMNS);
         let tall = if self.is_tall(self.m, n_terms) { (columns + PANEL) * n_terms.min(TALL_TERMS) } else { 0 };
         // Whether or not the unit is used: that may change meanwhile.
-        let may_have_tiles = amx::is_here() && self.splits();
+        let may_have_tiles = amx::is_here() && self.may_suit_tiles();
         let tiles = if may_have_tiles { self.n_scratch_of_tiles(n_parts) } else { 0 };
         short.max(tall).max(tiles) + MOST_SKIPPED
     }
@@ -114,8 +114,8 @@ impl Gemm {
     }
 
     /// The rows of the product from `first` on, as many as there are in `c`, rounded to fp16 where asked for. Each
-    /// element's terms come in the order of `k`, each multiplied and added in one rounding, whatever the machine
-    /// and the rows asked for.
+    /// element's terms come in the order of `k`, each multiplied and added in one rounding, on every machine
+    /// without a matrix unit, and on one with it in the order of [`tiles::Unit`], whichever rows are asked for.
     pub(crate) fn run(
         self,
         (a, b, start): (Left<'_>, &[f32], Start<'_>),
@@ -154,7 +154,7 @@ impl Gemm {
             }
             let operands = Operands { gemm: self, a, b, parts, rounds_b: rounding.b };
             let run = Run { operands, start, first, rows, c, fp16: rounding.c, scratch };
-            if unit_is_used() && self.splits() {
+            if unit_is_used() && self.may_suit_tiles() {
                 let digits = operands.guess_digits();
                 if self.suits_tiles(digits)
                     && let Some(unit) = amx::Amx::new()

@@ -20,8 +20,8 @@ pub(crate) struct Memory {
     pub(super) is_raw: Vec<bool>,
     /// For each step, which of these it has last worked on, if it depends on one input alone.
     pub(super) done: Vec<u64>,
-    /// For each step that packs an input, which of these it has last seen.
-    pub(super) seen: Vec<u64>,
+    /// For each step that packs an input, which of these it has last seen, and whether more than once.
+    pub(super) seen: Vec<(u64, bool)>,
     /// Whether products that may add to what their results hold do so.
     pub(super) adds: bool,
 }

@@ -3,7 +3,7 @@
 use super::engine::Arithmetic;
 use super::floats::Floats;
 use super::fuse::Open;
-use super::gemm::Gemm;
+use super::gemm::{self, Gemm};
 use super::memory::Memory;
 use super::product::{Product, Start};
 use super::slots::{Buffer, Content, Slots};
@@ -98,7 +98,7 @@ impl Plan {
             versions: vec![1; self.inputs.len()],
             is_raw: vec![false; self.inputs.len()],
             done: vec![0; self.steps.len()],
-            seen: vec![0; self.steps.len()],
+            seen: vec![(0, false); self.steps.len()],
             adds: false,
         }
     }
@@ -124,12 +124,18 @@ impl Plan {
 
     fn run_steps(&self, steps: Range<usize>, memory: &mut Memory) -> Result<()> {
         for i in steps {
+            gemm::stay_awake();
             let step = &self.steps[i];
             if let Some(input) = step.once {
                 let version = memory.versions[input];
-                // An input that changes all the time is not worth packing for one product.
-                let is_new = std::mem::replace(&mut memory.seen[i], version) != version;
-                if memory.done[i] == version || (is_new && matches!(step.work, Work::Pack { is_lazy: true, .. })) {
+                // An input that changes all the time is not worth packing for one product. What stayed for several
+                // will do so again.
+                let (last, is_kept) = memory.seen[i];
+                let is_worth_it = is_kept || version == last;
+                memory.seen[i] = (version, version == last);
+                if memory.done[i] == version
+                    || (!is_worth_it && matches!(step.work, Work::Pack { is_lazy: true, .. }))
+                {
                     continue;
                 }
             }

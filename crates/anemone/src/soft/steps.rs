@@ -51,8 +51,8 @@ pub(super) enum Work {
     Chain(Chain),
     /// Of A, B and, where sums start from one, a vector.
     Product(Product),
-    /// Of the A of such products: laid out as they read it; of an input, perhaps not before that has stayed the
-    /// same for a second run.
+    /// Of the A of such products: laid out as they read it; of an input, perhaps not unless it stays the same for
+    /// a second run, as what it was before did.
     Pack {
         shape: Gemm,
         is_lazy: bool,

@@ -2,6 +2,7 @@
 //! number.
 
 use super::floats::Floats;
+use super::gemm;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::prelude::{IntoParallelIterator, ParallelSliceMut};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -52,7 +53,10 @@ pub(super) fn pool() -> Option<&'static ThreadPool> {
 /// with `breadth_first`, would break that.
 pub(crate) fn together<R: Send>(work: usize, f: impl FnOnce() -> R + Send) -> R {
     let n = n_parts(work);
-    let (true, Some(pool)) = (n > 1, pool()) else { return f() };
+    let (true, Some(pool)) = (n > 1, pool()) else {
+        gemm::stay_awake();
+        return f();
+    };
     pool.install(|| {
         let done = Done(AtomicBool::new(false));
         AWAKE.fetch_add(1, Ordering::Relaxed);

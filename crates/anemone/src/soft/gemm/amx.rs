@@ -1,11 +1,13 @@
 //! The matrix unit of x86-64 (Intel AMX), which multiplies tiles of bf16 and adds to sums in f32.
-#![allow(unsafe_code)] // Its instructions have no safe names, nor unsafe ones in stable Rust; small, so that it can be judged.
+// Its instructions have no safe names, nor unsafe ones in stable Rust; small, so that it can be judged.
+#![allow(unsafe_code)]
 
-use super::tiles::{MOST_DIGITS, Panels, TILE, Tiles, Unit};
+use super::tiles::{MOST_DIGITS, Panels, ROWS, TILE, Tiles, Unit};
 use pulp::Simd;
 use pulp::x86::V4;
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::arch::x86_64::{__cpuid, __cpuid_count, _rdtsc};
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
@@ -67,6 +69,34 @@ impl Amx {
 pub(super) fn run(tiles: Tiles<'_, Amx>) {
     let simd = tiles.1.simd;
     Simd::vectorize(simd, tiles);
+    AWAKE_AT.set(now());
+}
+
+thread_local! {
+    /// When this thread knew its unit to be awake.
+    static AWAKE_AT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Ticks of the CPU's clock, of which 2 to 4 are a nanosecond.
+fn now() -> u64 {
+    // SAFETY: every x86-64 has this instruction.
+    unsafe { _rdtsc() }
+}
+
+/// Has this thread's unit stay awake for some more time, if it is: after half a microsecond without a product it
+/// sleeps, and takes a third to wake, as measured. To be called between short pieces of other work.
+pub(in crate::soft) fn stay_awake() {
+    const STILL: u64 = 1000;
+    let at = AWAKE_AT.get();
+    if at > 0 {
+        let now = now();
+        if now.wrapping_sub(at) < STILL
+            && let Some(mut unit) = Amx::new()
+        {
+            unit.keep_awake();
+            AWAKE_AT.set(now);
+        }
+    }
 }
 
 /// What `ldtilecfg` reads: the palette, then, from byte 16 on, bytes of a row of each tile, and from 48 on its
@@ -83,11 +113,13 @@ static SHAPES: [u8; 64] = {
     shapes
 };
 
-/// Calls a macro for the digits of A and B: with the bytes of a block of each, and with the products of their
-/// digits in the order of [`Unit`]: what is new in each, and the bytes before the digits.
+/// Calls a macro for the tiles that blocks of A and B have: with the bytes of a block of each, and with the
+/// products of their tiles in the order of [`Unit`]: what is new in each, and the bytes before the tiles.
 macro_rules! with_products {
-    ($digits:expr, $kernel:ident) => {
-        match $digits {
+    ($tiles:expr, $kernel:ident) => {
+        match $tiles {
+            (2, 1) => $kernel!(2048, 1024, (ab 0 0) (a 1024 0)),
+            (_, 1) => $kernel!(3072, 1024, (ab 0 0) (a 1024 0) (a 2048 0)),
             (2, 2) => $kernel!(2048, 2048, (ab 0 0) (b 0 1024) (a 1024 1024) (b 1024 0)),
             (2, _) => $kernel!(2048, 3072, (ab 0 0) (b 0 1024) (b 0 2048) (a 1024 2048) (b 1024 1024) (b 1024 0)),
             (_, 2) => $kernel!(3072, 2048, (ab 0 0) (b 0 1024) (a 1024 1024) (b 1024 0) (a 2048 0) (b 2048 1024)),
@@ -119,7 +151,7 @@ macro_rules! tiles {
     };
 }
 
-/// A product of digits in [`Amx::square`]; what is new is loaded as late as can be.
+/// A product of tiles in [`Amx::square`]; what is new is loaded as late as can be.
 macro_rules! square_product {
     (ab $a:literal $b:literal) => {
         concat!(
@@ -163,7 +195,7 @@ macro_rules! square_product {
     };
 }
 
-/// A product of digits in [`Amx::column`].
+/// A product of tiles in [`Amx::column`].
 macro_rules! column_product {
     ($new:ident $a:literal $b:literal) => {
         concat!(
@@ -186,10 +218,10 @@ macro_rules! column_product {
     };
 }
 
-/// Whether panels have all tiles of so many blocks.
-fn have<const N: usize>(panels: &Panels<'_, N>, n_blocks: usize) -> bool {
-    (2..=MOST_DIGITS).contains(&panels.n_digits)
-        && panels.tiles.iter().all(|tiles| tiles.len() >= n_blocks * panels.n_digits)
+/// Whether panels have all tiles of so many blocks, as many in each as a kernel may read.
+fn have<const N: usize>(panels: &Panels<'_, N>, least: usize, n_blocks: usize) -> bool {
+    (least..=MOST_DIGITS).contains(&panels.n_in_block)
+        && panels.tiles.iter().all(|tiles| tiles.len() >= n_blocks * panels.n_in_block)
 }
 
 impl Unit for Amx {
@@ -200,7 +232,7 @@ impl Unit for Amx {
         n: usize,
         (c, step, adds): (&mut [f32], usize, bool),
     ) {
-        assert!(n > 0 && have(&a, n) && have(&b, n));
+        assert!(n > 0 && have(&a, 2, n) && have(&b, 1, n));
         assert!(step >= 2 * TILE && c.len() >= (2 * TILE - 1) * step + 2 * TILE);
         let c = c.as_mut_ptr();
         macro_rules! kernel {
@@ -217,14 +249,14 @@ impl Unit for Amx {
                 )
             };
         }
-        // SAFETY: the unit is set up for tiles of 16 rows of 64 bytes. Of A and B, `n` blocks of as many tiles as
-        // there are digits are read, 1024 bytes each; of C, 32 rows of 32 numbers, `step` apart, are read and
-        // written. All lie in the slices.
-        unsafe { with_products!((a.n_digits, b.n_digits), kernel) }
+        // SAFETY: the unit is set up for tiles of 16 rows of 64 bytes. Of A and B, `n` blocks of `n_in_block`
+        // tiles are read, 1024 bytes each, two or three of A and one to three of B; of C, 32 rows of 32 numbers,
+        // `step` apart, are read and written. All lie in the slices.
+        unsafe { with_products!((a.n_in_block, b.n_in_block), kernel) }
     }
 
-    fn column(&mut self, a: Panels<'_, 4>, b: Panels<'_, 1>, n: usize, (c, adds): (&mut [f32], bool)) {
-        assert!(n > 0 && have(&a, n) && have(&b, n) && c.len() >= 4 * TILE * TILE);
+    fn column(&mut self, a: Panels<'_, ROWS>, b: Panels<'_, 1>, n: usize, (c, adds): (&mut [f32], bool)) {
+        assert!(n > 0 && have(&a, 2, n) && have(&b, 1, n) && c.len() >= ROWS * TILE * TILE);
         macro_rules! kernel {
             ($a_block:literal, $b_block:literal, $(($($product:tt)*))*) => {
                 tiles!(
@@ -240,6 +272,13 @@ impl Unit for Amx {
             };
         }
         // SAFETY: as above, of C 64 rows of 16 numbers.
-        unsafe { with_products!((a.n_digits, b.n_digits), kernel) }
+        unsafe { with_products!((a.n_in_block, b.n_in_block), kernel) }
+    }
+
+    fn keep_awake(&mut self) {
+        // SAFETY: the unit is set up, and registers that nobody reads are multiplied.
+        unsafe {
+            asm!("tdpbf16ps tmm0, tmm1, tmm2", out("tmm0") _, options(nomem, nostack, preserves_flags));
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! In place of the matrix unit of x86-64, on other CPUs: there is none.
 
-use super::tiles::{Panels, Tiles, Unit};
+use super::tiles::{Panels, ROWS, Tiles, Unit};
 
 pub(in crate::soft) fn is_here() -> bool {
     false
 }
+
+pub(in crate::soft) fn stay_awake() {}
 
 /// What cannot be had.
 pub(super) enum Amx {}
@@ -24,7 +26,7 @@ impl Unit for Amx {
         match *self {}
     }
 
-    fn column(&mut self, _: Panels<'_, 4>, _: Panels<'_, 1>, _: usize, _: (&mut [f32], bool)) {
+    fn column(&mut self, _: Panels<'_, ROWS>, _: Panels<'_, 1>, _: usize, _: (&mut [f32], bool)) {
         match *self {}
     }
 }

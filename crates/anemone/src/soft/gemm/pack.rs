@@ -1,6 +1,7 @@
 //! Operands of products laid out in the order in which tiles read them.
 
 use super::PANEL;
+use super::tiles::{self, TILE};
 use crate::soft::fp16;
 use crate::soft::prefetch::prefetch;
 use pulp::Simd;
@@ -136,9 +137,9 @@ fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out:
     }
 }
 
-/// Transposes 16 rows of as many numbers.
+/// Transposes a tile.
 #[inline(always)]
-pub(super) fn turn_tile<S: Simd>(simd: S, x: &mut [[u32; 16]; 16]) {
+pub(super) fn turn_tile<S: Simd>(simd: S, x: &mut tiles::Tile) {
     #[cfg(target_arch = "x86_64")]
     if let Some(simd) = (&simd as &dyn std::any::Any).downcast_ref::<pulp::x86::V4>() {
         return turn_tile_by_shuffles(*simd, x);
@@ -155,18 +156,18 @@ pub(super) fn turn_tile<S: Simd>(simd: S, x: &mut [[u32; 16]; 16]) {
 /// Pairs of rows, then of pairs, then quarters twice are interleaved.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn turn_tile_by_shuffles(simd: pulp::x86::V4, x: &mut [[u32; 16]; 16]) {
+fn turn_tile_by_shuffles(simd: pulp::x86::V4, x: &mut tiles::Tile) {
     use std::arch::x86_64::{__m512, __m512d};
     let avx = simd.avx512f;
-    let rows: [__m512; 16] = pulp::bytemuck::cast(*x);
-    let mut pairs: [__m512d; 16] = pulp::bytemuck::cast(*x);
-    for i in (0..16).step_by(2) {
+    let rows: [__m512; TILE] = pulp::bytemuck::cast(*x);
+    let mut pairs: [__m512d; TILE] = pulp::bytemuck::cast(*x);
+    for i in (0..TILE).step_by(2) {
         pairs[i] = pulp::bytemuck::cast(avx._mm512_unpacklo_ps(rows[i], rows[i + 1]));
         pairs[i + 1] = pulp::bytemuck::cast(avx._mm512_unpackhi_ps(rows[i], rows[i + 1]));
     }
     // In each quarter, columns 0 to 3 of four rows.
     let mut fours = rows;
-    for i in (0..16).step_by(4) {
+    for i in (0..TILE).step_by(4) {
         for j in 0..2 {
             let (a, b) = (pairs[i + j], pairs[i + j + 2]);
             fours[i + 2 * j] = pulp::bytemuck::cast(avx._mm512_unpacklo_pd(a, b));

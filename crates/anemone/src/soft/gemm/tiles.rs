@@ -5,7 +5,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::split::{Matrix, Outcome, joined};
+use super::split::{Matrix, Outcome, Side, joined};
 use super::{Gemm, Left, MOST_COLUMNS, Operands, PANEL, Run, Start, Sums, pack};
 use crate::soft::floats::aligned;
 use crate::soft::fp16;
@@ -26,13 +26,16 @@ const MOST_BLOCKS: usize = if cfg!(test) { 2 } else { 16 };
 /// As many of sums of products, which tend to be smaller themselves: the room would count there.
 const MOST_BLOCKS_OF_SUMS: usize = if cfg!(test) { 2 } else { 4 };
 const MOST_COLUMNS_OF_B: usize = if cfg!(test) { 80 } else { 512 };
+/// Blocks of a tile's lines that are laid out before the unit has fallen asleep; after more, to keep it awake
+/// would be to wake it each time.
+const SHORT: usize = 4;
 /// Tiles of rows that are multiplied at a time.
-const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 /// The most digits of a number, of 8 bits each.
 pub(super) const MOST_DIGITS: usize = 3;
 
 /// What multiplies and adds tiles. Sums begin from what `c` holds or, if they do not add, from zero. They get,
-/// block by block, the products of all digits of A with all of B: of the first with those of B in their order, of
+/// block by block, the products of all tiles of A with all of B: of the first with those of B in their order, of
 /// the second in the reverse order, of the third as of the first. Of such a product of 32 terms, each half is
 /// summed up by itself, then the two sums are added to each other and to the sum of all.
 pub(super) trait Unit {
@@ -41,13 +44,16 @@ pub(super) trait Unit {
 
     /// Four tiles of rows by one of columns; `c` is dense.
     fn column(&mut self, a: Panels<'_, ROWS>, b: Panels<'_, 1>, n: usize, c: (&mut [f32], bool));
+
+    /// Has the unit stay awake for some more time.
+    fn keep_awake(&mut self) {}
 }
 
-/// Lines of a matrix, a tile's in each panel: of each block of terms a tile for each digit.
+/// Lines of a matrix, a tile's in each panel: of each block of terms so many tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a, const N: usize> {
     pub(super) tiles: [&'a [Tile]; N],
-    pub(super) n_digits: usize,
+    pub(super) n_in_block: usize,
 }
 
 impl Gemm {
@@ -62,15 +68,27 @@ impl Gemm {
     /// laid out before: that may be A, which counts a quarter then, unless it has three digits: it never has then.
     pub(super) fn suits_tiles(self, digits: (usize, usize)) -> bool {
         let tiles = |n: usize| n.div_ceil(TILE);
-        let products = tiles(self.m) * tiles(self.n) * self.k.div_ceil(BLOCK_TERMS) * digits.0 * digits.1;
+        let in_block = digits.0 * Side::Right.n_tiles(digits.1, self.folds());
+        let products = tiles(self.m) * tiles(self.n) * self.k.div_ceil(BLOCK_TERMS) * in_block;
         let of_a = tiles(self.m) * digits.0 * if digits.0 == 2 { 1 } else { 4 };
-        let n_digits = (of_a + 4 * tiles(self.n) * digits.1) * self.n_whole_terms() / 4;
+        let n_terms = if self.folds() { TILE } else { self.n_whole_terms() };
+        let n_digits = (of_a + 4 * tiles(self.n) * digits.1) * n_terms / 4;
         600 + 22 * products + 5 * n_digits < self.m * self.n * self.k / 26
     }
 
-    /// Whether products of numbers of fp16 suit tiles, and so a packed A is better split.
-    pub(crate) fn splits(self) -> bool {
+    /// Whether products of numbers of fp16 suit tiles.
+    pub(super) fn may_suit_tiles(self) -> bool {
         self.suits_tiles((2, 2))
+    }
+
+    /// Whether a packed A is better split.
+    pub(crate) fn splits(self) -> bool {
+        self.may_suit_tiles() && !self.folds()
+    }
+
+    /// Whether a block has room for two digits of each term: of A twice the same, of B two that follow each other.
+    pub(super) fn folds(self) -> bool {
+        self.k <= TILE
     }
 
     /// The room that tiles need.
@@ -89,24 +107,16 @@ fn most_blocks(n_parts: usize) -> usize {
 }
 
 impl<'a> Operands<'a> {
-    /// How many digits numbers of A and B seem to have, by a look here and there.
+    /// How many digits numbers of A and B seem to have.
     #[inline(always)]
     pub(super) fn guess_digits(self) -> (usize, usize) {
-        let Gemm { m, k, n, transposed } = self.gemm;
-        let places = |n: usize| (0..n).step_by((n / 16).max(1));
-        let guess = |bits: u32| if bits & 0xff == 0 { 2 } else { MOST_DIGITS };
+        let Gemm { m, k, n, .. } = self.gemm;
         let (at_a, at_b) = self.parts[0];
-        let mut of_a = 0;
-        for at in places(m * k) {
-            of_a |= match self.a {
-                Left::Plain(a) => a[at_a + at].to_bits(),
-                Left::Packed(a) if transposed.0 => number(self.gemm, a, at % m, at / m).to_bits(),
-                Left::Packed(a) => number(self.gemm, a, at / k, at % k).to_bits(),
-            };
-        }
-        let of_b =
-            if self.rounds_b { 0 } else { places(k * n).fold(0, |bits, at| bits | self.b[at_b + at].to_bits()) };
-        (guess(of_a), guess(of_b))
+        let of_a = match self.a {
+            Left::Plain(a) => guess_digits(&a[at_a..][..m * k]),
+            Left::Packed(a) => a[self.gemm.n_in_group() - 2] as usize,
+        };
+        (of_a, if self.rounds_b { 2 } else { guess_digits(&self.b[at_b..][..k * n]) })
     }
 
     /// Lines of A, if there is one, or else of B, of one of the products.
@@ -136,15 +146,16 @@ impl<'a> Operands<'a> {
     ) -> Outcome {
         let k = self.gemm.k;
         let n_blocks = k.div_ceil(BLOCK_TERMS);
+        let (side, folds) = (if a.is_some() { Side::Left } else { Side::Right }, self.gemm.folds());
         let mut outcome = Outcome::Exact;
         let mut block = blocks.start;
         while block < blocks.end {
             let (part, at) = (block / n_blocks, block % n_blocks);
             let n = (n_blocks - at).min(blocks.end - block);
-            let (here, later) = out.split_at_mut(n * n_digits);
+            let (here, later) = out.split_at_mut(n * side.n_tiles(n_digits, folds));
             let terms = at * BLOCK_TERMS..k.min((at + n) * BLOCK_TERMS);
             let matrix = self.matrix(a, part);
-            outcome = outcome.max(matrix.split_into(simd, lines, terms, n_digits, a.is_some(), here));
+            outcome = outcome.max(matrix.split_into(simd, lines, terms, (n_digits, folds), side, here));
             (out, block) = (later, block + n);
         }
         outcome
@@ -156,6 +167,7 @@ impl<'a> Operands<'a> {
     fn split_columns<S: Simd>(
         self,
         simd: S,
+        unit: &mut impl Unit,
         columns: &Range<usize>,
         blocks: &Range<usize>,
         n_digits: &mut usize,
@@ -163,8 +175,11 @@ impl<'a> Operands<'a> {
     ) -> bool {
         loop {
             let mut outcome = Outcome::Exact;
-            let rooms = room.chunks_exact_mut(blocks.len() * *n_digits);
+            let rooms = room.chunks_exact_mut(blocks.len() * Side::Right.n_tiles(*n_digits, self.gemm.folds()));
             for (room, from) in rooms.zip(columns.clone().step_by(TILE)) {
+                if blocks.len() <= SHORT {
+                    unit.keep_awake();
+                }
                 let lines = from..columns.end.min(from + TILE);
                 outcome = outcome.max(self.split(simd, None, &lines, blocks, *n_digits, room));
             }
@@ -181,6 +196,7 @@ impl<'a> Operands<'a> {
     fn split_rows<'r, S: Simd>(
         self,
         simd: S,
+        unit: &mut impl Unit,
         rows: &Range<usize>,
         blocks: &Range<usize>,
         n_digits: &mut usize,
@@ -206,6 +222,9 @@ impl<'a> Operands<'a> {
             loop {
                 let mut is_too_fine = false;
                 for (i, room) in room.chunks_exact_mut(blocks.len() * *n_digits).enumerate().take(n_tiles) {
+                    if blocks.len() <= SHORT {
+                        unit.keep_awake();
+                    }
                     let from = rows.start + i * TILE;
                     let lines = from..self.gemm.m.min(from + TILE);
                     let outcome = match self.a {
@@ -240,6 +259,13 @@ impl<'a> Operands<'a> {
     }
 }
 
+/// How many digits numbers seem to have, by a look here and there.
+#[inline(always)]
+fn guess_digits(x: &[f32]) -> usize {
+    let bits = x.iter().step_by((x.len() / 16).max(1)).fold(0, |bits, x| bits | x.to_bits());
+    if bits & 0xff == 0 { 2 } else { MOST_DIGITS }
+}
+
 /// A product on such a unit, of numbers that seem to have so many digits.
 pub(super) struct Tiles<'a, U>(pub(super) Run<'a>, pub(super) U, pub(super) (usize, usize));
 
@@ -266,11 +292,12 @@ impl<U: Unit> WithSimd for Tiles<'_, U> {
             for block in (0..n_blocks).step_by(most_blocks) {
                 let blocks = block..n_blocks.min(block + most_blocks);
                 let terms = operands.terms(&blocks);
-                let is_exact_b = operands.split_columns(simd, &columns, &blocks, &mut digits.1, room_b);
+                let is_exact_b = operands.split_columns(simd, &mut unit, &columns, &blocks, &mut digits.1, room_b);
                 // Tiles begin where they would in the whole product: it must not matter who computes which.
                 for row in (first / TILE * TILE..end).step_by(ROWS * TILE) {
                     let rows = row..end.min(row + ROWS * TILE);
-                    let (tiles, mut is_exact) = operands.split_rows(simd, &rows, &blocks, &mut digits.0, room_a);
+                    let (tiles, mut is_exact) =
+                        operands.split_rows(simd, &mut unit, &rows, &blocks, &mut digits.0, room_a);
                     for (i, is_exact) in is_exact.iter_mut().enumerate().take(rows.len().div_ceil(TILE)) {
                         *is_exact &= is_exact_b;
                         if !*is_exact {
@@ -279,8 +306,9 @@ impl<U: Unit> WithSimd for Tiles<'_, U> {
                         }
                     }
                     if is_exact != [false; ROWS] {
-                        let rows = Rows { a: Panels { tiles, n_digits: digits.0 }, is_exact, row };
-                        let b = Panels { tiles: [&*room_b], n_digits: digits.1 };
+                        let rows = Rows { a: Panels { tiles, n_in_block: digits.0 }, is_exact, row };
+                        let n_in_block = Side::Right.n_tiles(digits.1, operands.gemm.folds());
+                        let b = Panels { tiles: [&*room_b], n_in_block };
                         sums.add_by_tiles(simd, &mut unit, rows, b, &terms, &columns, blocks.len(), room_c);
                     }
                 }
@@ -339,8 +367,8 @@ impl Sums<'_> {
         let fp16 = self.fp16 && terms.end == self.n_terms;
         // Whether sums can be left where they are while they are added to.
         let is_left = matches!(start, Start::Zero | Start::Sums) && !fp16;
-        let Panels { tiles: [b], n_digits } = b;
-        let mut panels = b.chunks_exact(n_blocks * n_digits);
+        let Panels { tiles: [b], n_in_block } = b;
+        let mut panels = b.chunks_exact(n_blocks * n_in_block);
         let mut column = columns.start;
         while column < columns.end {
             let Some(b) = panels.next() else { return };
@@ -350,8 +378,8 @@ impl Sums<'_> {
                 for i in [0, 2] {
                     if is_exact[i] || is_exact[i + 1] {
                         let part = Part { row: row + i * TILE, is_exact: &is_exact[i..i + 2], columns: &here };
-                        let a = Panels { tiles: [a.tiles[i], a.tiles[i + 1]], n_digits: a.n_digits };
-                        let b = Panels { tiles: [b, b2], n_digits };
+                        let a = Panels { tiles: [a.tiles[i], a.tiles[i + 1]], n_in_block: a.n_in_block };
+                        let b = Panels { tiles: [b, b2], n_in_block };
                         if let (Some(at), true) = (self.whole::<{ 2 * TILE }>(&part), is_left) {
                             unit.square(a, b, n_blocks, (&mut self.c[at..], self.n, adds));
                         } else {
@@ -363,7 +391,7 @@ impl Sums<'_> {
                 }
             } else {
                 let part = Part { row, is_exact: &is_exact, columns: &here };
-                let b = Panels { tiles: [b], n_digits };
+                let b = Panels { tiles: [b], n_in_block };
                 if let (Some(at), true, TILE) = (self.whole::<TILE>(&part), is_left, self.n) {
                     unit.column(a, b, n_blocks, (&mut self.c[at..], adds));
                 } else {
@@ -413,12 +441,12 @@ impl Sums<'_> {
     /// Writes sums that lie in rows of `W`.
     #[inline(always)]
     fn store<S: Simd, const W: usize>(&mut self, simd: S, part: &Part<'_>, fp16: bool, room: &mut [f32]) {
-        if fp16 {
-            fp16::round(simd, room);
-        }
-        let rows = room.as_chunks::<W>().0.iter().take(part.is_exact.len() * TILE);
+        let rows = room.as_chunks_mut::<W>().0.iter_mut().take(part.is_exact.len() * TILE);
         if let Some(at) = self.whole::<W>(part) {
             for (room, c) in rows.zip(self.c[at..].chunks_mut(self.n)) {
+                if fp16 {
+                    fp16::round(simd, room);
+                }
                 if let Some(c) = c.first_chunk_mut() {
                     *c = *room;
                 }
@@ -426,6 +454,9 @@ impl Sums<'_> {
         } else {
             for (i, room) in rows.enumerate() {
                 if let Some(row) = self.row_of_c(part, i) {
+                    if fp16 {
+                        fp16::round(simd, room);
+                    }
                     copy(room, &mut self.c[row * self.n..][part.columns.clone()]);
                 }
             }
@@ -454,7 +485,8 @@ struct Part<'a> {
 }
 
 /// A packed A is laid out in groups of two panels of rows, each a term longer than whole blocks have. If nothing
-/// is lost, a group consists of split tiles instead, and the last number says so.
+/// is lost, a group consists of split tiles instead, and its last number says so. The last but one of the first
+/// group is the number of digits that those of A seem to have.
 impl Gemm {
     /// The terms that a panel of a packed A has room for.
     pub(super) fn n_terms_of_panel(self) -> usize {
@@ -494,7 +526,8 @@ impl Gemm {
                 }
             }
             let matrix = Matrix { x: &x, is_by_line: false, step: TILE, rounds: false };
-            outcome = outcome.max(matrix.split_into(simd, &(0..TILE), 0..BLOCK_TERMS, n_digits, true, out));
+            let (terms, digits) = (0..if self.folds() { TILE } else { BLOCK_TERMS }, (n_digits, self.folds()));
+            outcome = outcome.max(matrix.split_into(simd, &(0..TILE), terms, digits, Side::Left, out));
         }
         outcome
     }
@@ -514,6 +547,9 @@ impl Gemm {
                 pack::left(simd, a, (m, k), transposed.0, rows, 0..k, group, (0, n_terms));
             }
             group[n - 1] = if is_split { IS_SPLIT } else { 0.0 };
+            if first + i == 0 {
+                group[n - 2] = guess_digits(a) as f32;
+            }
         }
     }
 }
@@ -543,16 +579,15 @@ fn number(gemm: Gemm, packed: &[f32], row: usize, term: usize) -> f32 {
 pub(super) fn join(gemm: Gemm, packed: &[f32], first: usize, terms: &Range<usize>, room: &mut [f32]) {
     for (i, room) in room.chunks_exact_mut(PANEL * terms.len()).enumerate() {
         let (panel, n) = (first + i, gemm.n_in_group());
-        let half = panel % 2;
         let group = &packed[panel / 2 * n..][..n];
         if is_split(group) {
             for (term, room) in terms.clone().zip(room.as_chunks_mut::<PANEL>().0) {
                 for (r, x) in room.iter_mut().enumerate() {
-                    *x = number(gemm, packed, (first + i) * PANEL + r, term);
+                    *x = number(gemm, packed, panel * PANEL + r, term);
                 }
             }
         } else {
-            room.copy_from_slice(&group[half * n / 2 + terms.start * PANEL..][..room.len()]);
+            room.copy_from_slice(&group[panel % 2 * n / 2 + terms.start * PANEL..][..room.len()]);
         }
     }
 }

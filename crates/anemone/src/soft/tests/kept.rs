@@ -3,6 +3,7 @@
 use super::*;
 use crate::device::Arithmetic;
 use crate::soft::floats::Floats;
+use crate::soft::steps::Work;
 
 fn for_device(program: &ValidProgram) -> Plan {
     Plan::for_device(program.main(), &Weights::new(), Arithmetic::Ieee).unwrap()
@@ -33,6 +34,28 @@ fn what_is_kept_stays_when_outputs_are_swapped() {
             let found = if is_swapped { &outputs[i][..] } else { memory.output(&plan, i) };
             assert_eq!(found, [1.0, 3.0, 2.0, 4.0], "run {n}, output {i}");
         }
+    }
+}
+
+#[test]
+fn an_input_is_packed_once_it_stays_and_then_at_once_as_long_as_it_does() {
+    let square = fp32(&[2, 2]);
+    let p = program(&[square.clone(), square], |b, v| Ok(vec![b.matmul(v[0], v[1], false, false)?]));
+    let plan = for_device(&p.unwrap());
+    let pack = plan.steps().iter().position(|s| matches!(s.work, Work::Pack { is_lazy: true, .. })).unwrap();
+    let mut memory = plan.memory();
+    memory.write_input(&plan, 1, &[1.0, 0.0, 0.0, 1.0]);
+    // A number stands for a matrix, the same as before not written again, and then for whether it is packed.
+    for (x, is_packed) in
+        [(1, false), (1, true), (1, true), (2, true), (3, false), (4, false), (4, true), (5, true)]
+    {
+        let x = [x as f32, 2.0, 3.0, 4.0];
+        if memory.input(&plan, 0) != x {
+            memory.write_input(&plan, 0, &x);
+        }
+        plan.run(&mut memory).unwrap();
+        assert_eq!(memory.output(&plan, 0), x);
+        assert_eq!(memory.done[pack] == memory.versions[0], is_packed, "{x:?}");
     }
 }
 

@@ -40,10 +40,10 @@ impl Manual {
                     c.chunks_mut(step).take(TILE).for_each(|row| row[..TILE].fill(0.0));
                 }
                 for block in 0..n {
-                    for (da, i_digit) in (0..a.n_digits).map(|d| (&a_tiles[block * a.n_digits + d], d)) {
-                        for i in 0..b.n_digits {
-                            let d = if i_digit == 1 { b.n_digits - 1 - i } else { i };
-                            add_product(da, &b_tiles[block * b.n_digits + d], c, step);
+                    for (a, i_tile) in (0..a.n_in_block).map(|d| (&a_tiles[block * a.n_in_block + d], d)) {
+                        for i in 0..b.n_in_block {
+                            let d = if i_tile == 1 { b.n_in_block - 1 - i } else { i };
+                            add_product(a, &b_tiles[block * b.n_in_block + d], c, step);
                         }
                     }
                 }
@@ -123,8 +123,17 @@ impl Case<'_> {
     }
 }
 
-const SHAPES: [(usize, usize, usize); 7] =
-    [(16, 32, 32), (5, 7, 17), (64, 64, 16), (33, 40, 70), (70, 33, 31), (1, 1, 1), (130, 40, 100)];
+const SHAPES: [(usize, usize, usize); 9] = [
+    (16, 32, 32),
+    (5, 7, 17),
+    (64, 64, 16),
+    (33, 40, 70),
+    (70, 33, 31),
+    (1, 1, 1),
+    (130, 40, 100),
+    (32, 16, 64),
+    (70, 16, 97),
+];
 
 fn check<S: Simd>(simd: S) {
     let pairs = [
@@ -242,6 +251,27 @@ fn packed_rows_are_what_they_were() {
             Case { a: Left::Packed(&split), ..case }.check_run(pulp::Scalar::new(), &mut c);
             assert!(c.iter().zip(&expected).all(|(x, y)| x.to_bits() == y.to_bits()));
         }
+    }
+}
+
+/// Of few terms, tiles have two digits of each, and a packed A is never split.
+#[test]
+fn few_terms_are_what_they_were() {
+    let gemm = Gemm { m: 70, k: 12, n: 40, transposed: (false, false) };
+    let Gemm { m, k, n, .. } = gemm;
+    let b = wide(k * n, 0.73);
+    for a in [half(m * k, 0.37), wide(m * k, 0.37)] {
+        let mut packed = vec![f32::NAN; gemm.n_packed()];
+        gemm.pack(&a, 0, &mut packed);
+        assert!(!packed.chunks_exact(gemm.n_in_group()).any(is_split));
+        let [found, expected] = [Left::Packed(&packed), Left::Plain(&a)].map(|a| {
+            let (parts, rounding) = (&[(0, 0)][..], Rounding::default());
+            let case = Case { gemm, a, b: &b, parts, start: Start::Zero, rounding, digits: (2, 2) };
+            let mut c = vec![f32::NAN; m * n];
+            case.check_run(pulp::Scalar::new(), &mut c);
+            c
+        });
+        assert!(found.iter().zip(&expected).all(|(x, y)| x.to_bits() == y.to_bits()));
     }
 }
 
