@@ -28,10 +28,13 @@ const MOST_TERMS: usize = if cfg!(test) { 24 } else { 192 };
 /// Rows of A that are laid out at a time: 192 KiB with the most terms, which the second cache holds together with
 /// the rows of C.
 const MOST_ROWS: usize = if cfg!(test) { 40 } else { 256 };
-/// In products that are [tall](Gemm::is_tall), terms and columns of B that are laid out at a time: 768 KiB, which
-/// the second cache holds. A panel of A, 16 KiB, stays in the first.
-const TALL_TERMS: usize = if cfg!(test) { 40 } else { 512 };
-const TALL_COLUMNS: usize = if cfg!(test) { 64 } else { 384 };
+/// In products that are [tall](Gemm::is_tall), the terms that are laid out at a time: a panel of A, 24 KiB, then
+/// leaves room in the first cache.
+const TALL_TERMS: usize = if cfg!(test) { 40 } else { 768 };
+/// As many of B are laid out at a time: 720 KiB, which the second cache holds.
+const TALL_ELEMENTS: usize = if cfg!(test) { 64 * 40 } else { 240 * 768 };
+/// Columns that whole tiles divide, whatever the vectors.
+const TALL_COLUMNS: usize = 48;
 
 /// The shape of a matrix product `C[m, n] = A[m, k] B[k, n]`, all dense and row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,8 +94,8 @@ impl Gemm {
     pub(crate) fn n_scratch(self, n_parts: usize) -> usize {
         let n_terms = n_parts * self.k;
         let short = (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * n_terms.min(MOST_TERMS);
-        let columns = self.n.min(TALL_COLUMNS).next_multiple_of(MOST_COLUMNS);
-        let tall = if self.is_tall(self.m, n_terms) { (columns + PANEL) * n_terms.min(TALL_TERMS) } else { 0 };
+        let (terms, columns) = self.tall_block(n_terms);
+        let tall = if self.is_tall(self.m, n_terms) { terms * (columns + PANEL) } else { 0 };
         // Whether or not the unit is used: that may change meanwhile.
         let may_have_tiles = amx::is_here() && self.may_suit_tiles();
         let tiles = if may_have_tiles { self.n_scratch_of_tiles(n_parts) } else { 0 };
@@ -103,6 +106,15 @@ impl Gemm {
     /// it is read from the second cache then, but sums are loaded and stored less often, and A is read in order.
     fn is_tall(self, rows: usize, n_terms: usize) -> bool {
         rows >= MOST_ROWS && n_terms > MOST_TERMS && self.n >= 96
+    }
+
+    /// Terms and columns of B that are laid out at a time in a tall product: as many in each block, for the last
+    /// would cost as much as the others.
+    fn tall_block(self, n_terms: usize) -> (usize, usize) {
+        let evenly = |n: usize, most: usize| n.div_ceil(n.div_ceil(most).max(1));
+        let terms = evenly(n_terms, TALL_TERMS);
+        let most_columns = TALL_ELEMENTS / terms.max(1) / TALL_COLUMNS * TALL_COLUMNS;
+        (terms, evenly(self.n, most_columns).next_multiple_of(TALL_COLUMNS))
     }
 
     /// Lays A out in panels of rows, the terms of each together, as products read it: as many groups from that
@@ -403,12 +415,13 @@ impl Run<'_> {
         let mut sums = Sums { start, first, n, n_terms, c, fp16 };
         let lanes = S::F32_LANES;
         let scratch = aligned(scratch);
-        let (room_a, room_b) = scratch.split_at_mut(PANEL * n_terms.min(TALL_TERMS));
+        let (most_terms, most_columns) = operands.gemm.tall_block(n_terms);
+        let (room_a, room_b) = scratch.split_at_mut(PANEL * most_terms);
         let end = first + rows;
-        for first_column in (0..n).step_by(TALL_COLUMNS) {
-            let last_column = n.min(first_column + TALL_COLUMNS);
-            for term in (0..n_terms).step_by(TALL_TERMS) {
-                let terms = term..n_terms.min(term + TALL_TERMS);
+        for first_column in (0..n).step_by(most_columns) {
+            let last_column = n.min(first_column + most_columns);
+            for term in (0..n_terms).step_by(most_terms) {
+                let terms = term..n_terms.min(term + most_terms);
                 let mut column = first_column;
                 let mut rest = &mut room_b[..];
                 while column < last_column {

@@ -7,6 +7,8 @@ use crate::soft::prefetch::prefetch;
 use pulp::Simd;
 use std::ops::Range;
 
+/// Columns of a matrix that is transposed between those at work and those fetched.
+const AHEAD: usize = 4 * TILE;
 /// Panels of a transposed A that are laid out together.
 const GROUP: usize = 4;
 
@@ -106,15 +108,55 @@ pub(super) fn right<S: Simd>(
     }
 }
 
-/// `out[j out_step + i] = x[i x_step + j]` for `i < n` and `j < m`. The rows to come are fetched ahead: no CPU
-/// foresees from which lines of the caches a block of columns is read.
+/// `out[j out_step + i] = x[i x_step + j]` for `i < n` and `j < m`. Tiles to come are fetched ahead: no CPU
+/// foresees from which lines of the caches a tile is read.
 #[inline(always)]
 fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out: &mut [f32], out_step: usize) {
+    for i in (0..n).step_by(TILE) {
+        let rows = TILE.min(n - i);
+        for j in (0..m).step_by(TILE) {
+            let columns = TILE.min(m - j);
+            let (first, at) = if j + AHEAD < m { (i, j + AHEAD) } else { (i + TILE, (j + AHEAD - m).min(j)) };
+            if m > AHEAD {
+                for row in (first..n).take(TILE) {
+                    prefetch(&x[row * x_step + at..][..1]);
+                }
+            }
+            let (x, out) = (&x[i * x_step + j..], &mut out[j * out_step + i..]);
+            if S::F32_LANES == TILE && rows == TILE && columns == TILE {
+                turn_whole(simd, x, x_step, out, out_step);
+            } else {
+                turn_small(simd, x, x_step, (rows, columns), out, out_step);
+            }
+        }
+    }
+}
+
+/// As [`turn`], of a tile.
+#[inline(always)]
+fn turn_whole<S: Simd>(simd: S, x: &[f32], x_step: usize, out: &mut [f32], out_step: usize) {
+    let mut tile = [[0; TILE]; TILE];
+    for (tile, x) in tile.iter_mut().zip(x.chunks(x_step)) {
+        tile.copy_from_slice(pulp::bytemuck::cast_slice(&x[..TILE]));
+    }
+    turn_tile(simd, &mut tile);
+    for (out, tile) in out.chunks_mut(out_step).zip(&tile) {
+        out[..TILE].copy_from_slice(pulp::bytemuck::cast_slice(tile));
+    }
+}
+
+/// As [`turn`], of a tile at most.
+#[inline(always)]
+fn turn_small<S: Simd>(
+    simd: S,
+    x: &[f32],
+    x_step: usize,
+    (n, m): (usize, usize),
+    out: &mut [f32],
+    out_step: usize,
+) {
     for i in (0..n).step_by(BLOCK) {
         let rows = BLOCK.min(n - i);
-        for row in (i + BLOCK..n).take(BLOCK) {
-            prefetch(&x[row * x_step..][..m]);
-        }
         for j in (0..m).step_by(BLOCK) {
             let columns = BLOCK.min(m - j);
             if rows == BLOCK && columns == BLOCK {

@@ -2,7 +2,7 @@
 
 use super::{MOST_COLUMNS, PANEL, Start};
 use crate::soft::fp16;
-use crate::soft::prefetch::prefetch;
+use crate::soft::prefetch::{prefetch, prefetch_after};
 use pulp::Simd;
 use std::ops::Range;
 
@@ -106,7 +106,10 @@ impl<S: Simd> Tile<'_, S> {
             }
             let mut sums = self.begin::<R, V>(row);
             let b = &S::as_simd_f32s(self.b).0.as_chunks::<V>().0[..n];
+            let next = (row - first + R) * step;
             for t in 0..n {
+                // The next rows, of each line of the caches some term.
+                prefetch_after(a, next + t % R * step + t);
                 for r in 0..R {
                     let x = self.simd.splat_f32s(rows[r][t]);
                     for v in 0..V {
@@ -173,7 +176,10 @@ impl<S: Simd> Tile<'_, S> {
     ) -> [[S::f32s; V]; R] {
         let mut sums = self.begin::<R, V>(row);
         let b = S::as_simd_f32s(self.b).0.as_chunks::<V>().0;
+        let (_, step, _) = self.a;
         for (a, b) in a.iter().zip(b) {
+            // The next panel: it may lie where only memory reaches.
+            prefetch_after(a, step);
             for r in 0..R {
                 let x = self.simd.splat_f32s(a[FIRST + r]);
                 for v in 0..V {
