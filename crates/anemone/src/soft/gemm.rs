@@ -25,6 +25,8 @@ const MOST_COLUMNS: usize = 64;
 /// Terms that are summed before the next block of A and B is laid out: a panel of B, 48 columns wide, is then 36
 /// KiB at most and stays in the first cache. In tests few, as of rows, so that small products take several turns.
 const MOST_TERMS: usize = if cfg!(test) { 24 } else { 192 };
+/// Terms of a product that is slowed down by loading and storing its sums.
+const FEW_TERMS: usize = 128;
 /// Rows of A that are laid out at a time: 192 KiB with the most terms, which the second cache holds together with
 /// the rows of C.
 const MOST_ROWS: usize = if cfg!(test) { 40 } else { 256 };
@@ -94,8 +96,12 @@ impl Gemm {
     pub(crate) fn n_scratch(self, n_parts: usize) -> usize {
         let n_terms = n_parts * self.k;
         let short = (self.m.min(MOST_ROWS).next_multiple_of(PANEL) + MOST_COLUMNS) * n_terms.min(MOST_TERMS);
-        let (terms, columns) = self.tall_block(n_terms);
-        let tall = if self.is_tall(self.m, n_terms) { terms * (columns + PANEL) } else { 0 };
+        let tall = if self.is_tall(self.m, n_terms) {
+            let (terms, columns) = self.tall_block(n_terms);
+            terms * (columns + PANEL)
+        } else {
+            0
+        };
         // Whether or not the unit is used: that may change meanwhile.
         let may_have_tiles = amx::is_here() && self.may_suit_tiles();
         let tiles = if may_have_tiles { self.n_scratch_of_tiles(n_parts) } else { 0 };
@@ -360,8 +366,9 @@ impl Run<'_> {
         let mut sums = Sums { start, first, n, n_terms, c, fp16 };
         let lanes = S::F32_LANES;
         // Rows of four vectors are written whole: written in two parts to where the caches do not reach, a product
-        // of few terms takes a tenth longer.
-        let is_four = V == 3 && n.div_ceil(lanes) == 4;
+        // of few terms takes a tenth longer. Of few terms, longer rows are written four vectors at a time too.
+        let length = n.div_ceil(lanes);
+        let is_four = V == 3 && (length == 4 || (length % 4 == 0 && n_terms <= FEW_TERMS));
         let most_terms = if IN_PLACE && operands.is_sum() {
             operands.gemm.k
         } else if is_four {

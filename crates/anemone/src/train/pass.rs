@@ -71,7 +71,9 @@ impl Trainer {
                 }
             }
         }
-        times.gradients += timed(&waiting, e)?;
+        if !waiting.is_empty() {
+            times.gradients += timed(&waiting, e)?;
+        }
         Ok(times)
     }
 }
