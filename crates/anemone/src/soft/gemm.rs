@@ -30,8 +30,11 @@ const FEW_TERMS: usize = 128;
 /// Rows of A that are laid out at a time: 192 KiB with the most terms, which the second cache holds together with
 /// the rows of C.
 const MOST_ROWS: usize = if cfg!(test) { 40 } else { 256 };
-/// In products that are [tall](Gemm::is_tall), the terms that are laid out at a time: a panel of A, 24 KiB, then
-/// leaves room in the first cache.
+/// The fewest rows of a product that is [tall](Gemm::is_tall): of fewer, too little is multiplied by what is laid
+/// out.
+const LEAST_TALL_ROWS: usize = if cfg!(test) { 40 } else { 64 };
+/// In products that are tall, the terms that are laid out at a time: a panel of A, 24 KiB, then leaves room in the
+/// first cache.
 const TALL_TERMS: usize = if cfg!(test) { 40 } else { 768 };
 /// As many of B are laid out at a time: 720 KiB, which the second cache holds.
 const TALL_ELEMENTS: usize = if cfg!(test) { 64 * 40 } else { 240 * 768 };
@@ -111,7 +114,7 @@ impl Gemm {
     /// Whether so many rows and terms, of at least two panels of columns, are worth laying out much of B at once:
     /// it is read from the second cache then, but sums are loaded and stored less often, and A is read in order.
     fn is_tall(self, rows: usize, n_terms: usize) -> bool {
-        rows >= MOST_ROWS && n_terms > MOST_TERMS && self.n >= 96
+        rows >= LEAST_TALL_ROWS && n_terms > MOST_TERMS && self.n >= 96
     }
 
     /// Terms and columns of B that are laid out at a time in a tall product: as many in each block, for the last
