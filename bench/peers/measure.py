@@ -41,6 +41,11 @@ def arguments():
 
         return parse
 
+    def name(text):
+        if not text.replace("-", "").isalnum():
+            raise argparse.ArgumentTypeError(f"`{text}`, expected letters, digits and hyphens")
+        return text
+
     def rounds(text):
         if int(text) < 2:
             raise argparse.ArgumentTypeError("expected 2 or more, since their spread is told")
@@ -53,7 +58,7 @@ def arguments():
     parser.add_argument("--threads", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2])
     parser.add_argument("--rounds", type=rounds, default=5, help="how often each is timed (5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="factor of the length of a run (1)")
-    parser.add_argument("--keep", action="store_true", help="write RESULTS.md and peers.svg")
+    parser.add_argument("--keep", type=name, metavar="NAME", help="write results/NAME.md and results/NAME.svg")
     return parser.parse_args()
 
 
@@ -110,10 +115,10 @@ def main():
     told = report.told(results, args.rounds, begin, minutes, statistics.fmean(x for r in results for x in r.other_load))
     print(told, tables, sep="\n")
     if args.keep:
-        here = pathlib.Path(__file__).parent
-        picture = "![Time of a training step relative to anemone's](peers.svg)"
-        (here / "RESULTS.md").write_text(f"# Results\n\n{picture}\n\n{told}\n{tables}")
-        (here / "peers.svg").write_text(report.picture(results))
+        kept = pathlib.Path(__file__).parent / "results" / args.keep
+        picture = f"![Time of a training step relative to anemone's]({kept.name}.svg)"
+        kept.with_suffix(".md").write_text(f"# Results\n\n{picture}\n\n{told}\n{tables}")
+        kept.with_suffix(".svg").write_text(report.picture(results))
 
 
 if __name__ == "__main__":
