@@ -49,7 +49,8 @@ pub trait Data: Send {
         None
     }
 
-    /// Writes the batch of that index; whole numbers where the type is int32.
+    /// Writes the batch of that index, all of it, whatever the slices hold before; whole numbers where the type is
+    /// int32.
     ///
     /// # Errors
     ///

@@ -120,9 +120,9 @@ impl Gemm {
     /// Terms and columns of B that are laid out at a time in a tall product: as many in each block, for the last
     /// would cost as much as the others.
     fn tall_block(self, n_terms: usize) -> (usize, usize) {
-        let evenly = |n: usize, most: usize| n.div_ceil(n.div_ceil(most).max(1));
+        let evenly = |n: usize, most: usize| n.div_ceil(n.div_ceil(most));
         let terms = evenly(n_terms, TALL_TERMS);
-        let most_columns = TALL_ELEMENTS / terms.max(1) / TALL_COLUMNS * TALL_COLUMNS;
+        let most_columns = TALL_ELEMENTS / terms / TALL_COLUMNS * TALL_COLUMNS;
         (terms, evenly(self.n, most_columns).next_multiple_of(TALL_COLUMNS))
     }
 

@@ -3,7 +3,7 @@
 use super::PANEL;
 use super::tiles::{self, TILE};
 use crate::soft::fp16;
-use crate::soft::prefetch::prefetch;
+use crate::soft::prefetch::{prefetch, prefetch_after};
 use pulp::Simd;
 use std::ops::Range;
 
@@ -116,10 +116,10 @@ fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out:
         let rows = TILE.min(n - i);
         for j in (0..m).step_by(TILE) {
             let columns = TILE.min(m - j);
-            let (first, at) = if j + AHEAD < m { (i, j + AHEAD) } else { (i + TILE, (j + AHEAD - m).min(j)) };
             if m > AHEAD {
+                let (first, at) = if j + AHEAD < m { (i, j + AHEAD) } else { (i + TILE, j + AHEAD - m) };
                 for row in (first..n).take(TILE) {
-                    prefetch(&x[row * x_step + at..][..1]);
+                    prefetch_after(x, row * x_step + at);
                 }
             }
             let (x, out) = (&x[i * x_step + j..], &mut out[j * out_step + i..]);
