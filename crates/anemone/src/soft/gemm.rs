@@ -13,6 +13,7 @@ mod tiles;
 use super::floats::{MOST_SKIPPED, aligned};
 use super::simd::{self, dispatch};
 pub(super) use amx::{is_here as has_amx, stay_awake};
+use pack::{PackLeft, PackRight};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 use tile::{Rows, Tile};
@@ -263,12 +264,22 @@ impl<'a> Operands<'a> {
             }
             Left::Plain(a) => {
                 let room = &mut room[..rows.len().next_multiple_of(PANEL) * terms.len()];
-                let mut at = 0;
+                let mut done = 0;
                 for (part, of) in pieces(k, terms) {
                     let a = &a[self.parts[part].0..][..m * k];
                     let n = of.len();
-                    pack::left(simd, a, (m, k), transposed.0, rows.clone(), of, room, (at, terms.len()));
-                    at += n;
+                    let (transposed, at) = (transposed.0, (done, terms.len()));
+                    let rows = rows.clone();
+                    simd.vectorize(PackLeft {
+                        a,
+                        shape: (m, k),
+                        transposed,
+                        rows,
+                        terms: of,
+                        out: &mut *room,
+                        at,
+                    });
+                    done += n;
                 }
                 (room, terms.len() * PANEL, rows.start)
             }
@@ -289,7 +300,9 @@ impl<'a> Operands<'a> {
         for (part, of) in pieces(k, terms) {
             let b = &self.b[self.parts[part].1..][..k * n];
             let (here, rest) = room.split_at_mut(width * of.len());
-            pack::right(simd, b, (k, n), transposed.1, &of, columns, self.rounds_b, here);
+            let (transposed, columns) = (transposed.1, columns.clone());
+            let fp16 = self.rounds_b;
+            simd.vectorize(PackRight { b, shape: (k, n), transposed, terms: of, columns, fp16, out: here });
             room = rest;
         }
     }

@@ -4,7 +4,7 @@ use super::PANEL;
 use super::tiles::{self, TILE};
 use crate::soft::fp16;
 use crate::soft::prefetch::{prefetch, prefetch_after};
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
 /// Columns of a matrix that is transposed between those at work and those fetched.
@@ -12,99 +12,114 @@ const AHEAD: usize = 4 * TILE;
 /// Panels of a transposed A that are laid out together.
 const GROUP: usize = 4;
 
+// Both are functions of their own, not inlined: among what multiplies they would take its registers.
+
 /// Rows of A `[m, k]`, or `[k, m]` if transposed, as panels `[rows / PANEL][terms][PANEL]`, the last filled up
-/// with 0. Of all `n` terms of such panels these are the ones from number `at` on; those come first of which that
-/// is 0.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)] // What is laid out, where, and how.
-pub(super) fn left<S: Simd>(
-    simd: S,
-    a: &[f32],
-    (m, k): (usize, usize),
-    transposed: bool,
-    rows: Range<usize>,
-    terms: Range<usize>,
-    out: &mut [f32],
-    (at, n): (usize, usize),
-) {
-    if terms.is_empty() {
-        return;
-    }
-    if transposed {
-        // What is read of a term lies together; a panel alone takes half a line of the caches.
-        for (i, out) in out.chunks_mut(n * PANEL * GROUP).enumerate() {
-            let from = (rows.start + i * PANEL * GROUP).min(rows.end);
-            let height = (out.len() / n).min(rows.end - from);
-            if at == 0 && height < out.len() / n {
-                out.fill(0.0);
-            }
-            for (term, a) in a[terms.start * m + from..].chunks(m).take(terms.len()).enumerate() {
-                prefetch(&a[a.len().min(GROUP * PANEL)..a.len().min(2 * GROUP * PANEL)]);
-                let (whole, rest) = a[..height].as_chunks::<PANEL>();
-                for (panel, a) in whole.iter().enumerate() {
-                    if let Some(out) = out[(panel * n + at + term) * PANEL..].first_chunk_mut() {
-                        *out = *a;
+/// with 0.
+pub(super) struct PackLeft<'a> {
+    pub(super) a: &'a [f32],
+    pub(super) shape: (usize, usize),
+    pub(super) transposed: bool,
+    pub(super) rows: Range<usize>,
+    pub(super) terms: Range<usize>,
+    pub(super) out: &'a mut [f32],
+    /// Of all terms of the panels, which these begin with, and how many those are. What begins with 0 comes first.
+    pub(super) at: (usize, usize),
+}
+
+impl WithSimd for PackLeft<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let PackLeft { a, shape: (m, k), transposed, rows, terms, out, at: (at, n) } = self;
+        if terms.is_empty() {
+            return;
+        }
+        if transposed {
+            // What is read of a term lies together; a panel alone takes half a line of the caches.
+            for (i, out) in out.chunks_mut(n * PANEL * GROUP).enumerate() {
+                let from = (rows.start + i * PANEL * GROUP).min(rows.end);
+                let height = (out.len() / n).min(rows.end - from);
+                if at == 0 && height < out.len() / n {
+                    out.fill(0.0);
+                }
+                for (term, a) in a[terms.start * m + from..].chunks(m).take(terms.len()).enumerate() {
+                    prefetch(&a[a.len().min(GROUP * PANEL)..a.len().min(2 * GROUP * PANEL)]);
+                    let (whole, rest) = a[..height].as_chunks::<PANEL>();
+                    for (panel, a) in whole.iter().enumerate() {
+                        if let Some(out) = out[(panel * n + at + term) * PANEL..].first_chunk_mut() {
+                            *out = *a;
+                        }
+                    }
+                    if !rest.is_empty() {
+                        out[(whole.len() * n + at + term) * PANEL..][..rest.len()].copy_from_slice(rest);
                     }
                 }
-                if !rest.is_empty() {
-                    out[(whole.len() * n + at + term) * PANEL..][..rest.len()].copy_from_slice(rest);
-                }
             }
+            return;
         }
-        return;
-    }
-    for (panel, out) in out.chunks_exact_mut(n * PANEL).enumerate() {
-        let from = (rows.start + panel * PANEL).min(rows.end);
-        let height = PANEL.min(rows.end - from);
-        if at == 0 && height < PANEL {
-            out.fill(0.0);
+        for (panel, out) in out.chunks_exact_mut(n * PANEL).enumerate() {
+            let from = (rows.start + panel * PANEL).min(rows.end);
+            let height = PANEL.min(rows.end - from);
+            if at == 0 && height < PANEL {
+                out.fill(0.0);
+            }
+            let out = &mut out[at * PANEL..][..terms.len() * PANEL];
+            turn(simd, &a[from * k + terms.start..], k, (height, terms.len()), out, PANEL);
         }
-        let out = &mut out[at * PANEL..][..terms.len() * PANEL];
-        turn(simd, &a[from * k + terms.start..], k, (height, terms.len()), out, PANEL);
     }
 }
 
 /// Columns of B `[k, n]`, or `[n, k]` if transposed, as `[terms][width]`, filled up with 0 as far as there is
 /// room.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)] // What is laid out, where, and how.
-pub(super) fn right<S: Simd>(
-    simd: S,
-    b: &[f32],
-    (k, n): (usize, usize),
-    transposed: bool,
-    terms: &Range<usize>,
-    columns: &Range<usize>,
-    fp16: bool,
-    out: &mut [f32],
-) {
-    if terms.is_empty() {
-        return;
-    }
-    let width = out.len() / terms.len();
-    if transposed {
-        if columns.len() < width {
-            out.fill(0.0);
+pub(super) struct PackRight<'a> {
+    pub(super) b: &'a [f32],
+    pub(super) shape: (usize, usize),
+    pub(super) transposed: bool,
+    pub(super) terms: Range<usize>,
+    pub(super) columns: Range<usize>,
+    /// Whether it is rounded to fp16.
+    pub(super) fp16: bool,
+    pub(super) out: &'a mut [f32],
+}
+
+impl WithSimd for PackRight<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let PackRight { b, shape: (k, n), transposed, terms, columns, fp16, out } = self;
+        if terms.is_empty() {
+            return;
         }
-        turn(simd, &b[columns.start * k + terms.start..], k, (columns.len(), terms.len()), out, width);
-    } else {
-        let rows = out.chunks_exact_mut(width).zip(b[terms.start * n + columns.start..].chunks(n));
-        if columns.len() == width {
-            for (out, b) in rows {
-                // A call to copy so few takes longer than copying them.
-                let b = S::as_simd_f32s(&b[..width]).0;
-                S::as_mut_simd_f32s(out).0.iter_mut().zip(b).for_each(|(out, b)| *out = *b);
+        let width = out.len() / terms.len();
+        if transposed {
+            if columns.len() < width {
+                out.fill(0.0);
             }
+            turn(simd, &b[columns.start * k + terms.start..], k, (columns.len(), terms.len()), out, width);
         } else {
+            let rows = out.chunks_exact_mut(width).zip(b[terms.start * n + columns.start..].chunks(n));
+            if columns.len() == width {
+                for (out, b) in rows {
+                    // A call to copy so few takes longer than copying them.
+                    let b = S::as_simd_f32s(&b[..width]).0;
+                    for (out, &b) in S::as_mut_simd_f32s(out).0.iter_mut().zip(b) {
+                        *out = if fp16 { fp16::round_vector(simd, b) } else { b };
+                    }
+                }
+                return;
+            }
             for (out, b) in rows {
                 let (out, rest) = out.split_at_mut(columns.len());
                 out.copy_from_slice(&b[..columns.len()]);
                 rest.fill(0.0);
             }
         }
-    }
-    if fp16 {
-        fp16::round(simd, out);
+        if fp16 {
+            fp16::round(simd, out);
+        }
     }
 }
 
@@ -135,13 +150,14 @@ fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out:
 /// As [`turn`], of a tile.
 #[inline(always)]
 fn turn_whole<S: Simd>(simd: S, x: &[f32], x_step: usize, out: &mut [f32], out_step: usize) {
+    // Counted to a constant, so that a tile stays in registers.
     let mut tile = [[0; TILE]; TILE];
-    for (tile, x) in tile.iter_mut().zip(x.chunks(x_step)) {
-        tile.copy_from_slice(pulp::bytemuck::cast_slice(&x[..TILE]));
+    for i in 0..TILE {
+        tile[i].copy_from_slice(pulp::bytemuck::cast_slice(&x[i * x_step..][..TILE]));
     }
     turn_tile(simd, &mut tile);
-    for (out, tile) in out.chunks_mut(out_step).zip(&tile) {
-        out[..TILE].copy_from_slice(pulp::bytemuck::cast_slice(tile));
+    for i in 0..TILE {
+        out[i * out_step..][..TILE].copy_from_slice(pulp::bytemuck::cast_slice(&tile[i]));
     }
 }
 

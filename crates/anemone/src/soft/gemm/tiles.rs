@@ -5,8 +5,9 @@
 #[cfg(test)]
 mod tests;
 
+use super::pack::PackLeft;
 use super::split::{Matrix, Outcome, Side, joined};
-use super::{Gemm, Left, MOST_COLUMNS, Operands, PANEL, Run, Start, Sums, pack};
+use super::{Gemm, Left, MOST_COLUMNS, Operands, PANEL, Run, Start, Sums};
 use crate::soft::floats::aligned;
 use crate::soft::fp16;
 use pulp::bytemuck::{cast_slice, cast_slice_mut};
@@ -544,7 +545,9 @@ impl Gemm {
             let blocks = 0..k.div_ceil(BLOCK_TERMS);
             let is_split = splits && operands.split(simd, Some(a), &rows, &blocks, 2, tiles) == Outcome::Exact;
             if !is_split {
-                pack::left(simd, a, (m, k), transposed.0, rows, 0..k, group, (0, n_terms));
+                let (out, at) = (&mut *group, (0, n_terms));
+                let left = PackLeft { a, shape: (m, k), transposed: transposed.0, rows, terms: 0..k, out, at };
+                left.with_simd(simd);
             }
             group[n - 1] = if is_split { IS_SPLIT } else { 0.0 };
             if first + i == 0 {
