@@ -3,14 +3,12 @@
 use super::PANEL;
 use super::tiles::{self, TILE};
 use crate::soft::fp16;
-use crate::soft::prefetch::{prefetch, prefetch_after};
+use crate::soft::prefetch::prefetch_after;
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
 /// Columns of a matrix that is transposed between those at work and those fetched.
 const AHEAD: usize = 4 * TILE;
-/// Panels of a transposed A that are laid out together.
-const GROUP: usize = 4;
 
 // Both are functions of their own, not inlined: among what multiplies they would take its registers.
 
@@ -36,37 +34,81 @@ impl WithSimd for PackLeft<'_> {
         if terms.is_empty() {
             return;
         }
-        if transposed {
-            // What is read of a term lies together; a panel alone takes half a line of the caches.
-            for (i, out) in out.chunks_mut(n * PANEL * GROUP).enumerate() {
-                let from = (rows.start + i * PANEL * GROUP).min(rows.end);
-                let height = (out.len() / n).min(rows.end - from);
-                if at == 0 && height < out.len() / n {
-                    out.fill(0.0);
-                }
-                for (term, a) in a[terms.start * m + from..].chunks(m).take(terms.len()).enumerate() {
-                    prefetch(&a[a.len().min(GROUP * PANEL)..a.len().min(2 * GROUP * PANEL)]);
-                    let (whole, rest) = a[..height].as_chunks::<PANEL>();
-                    for (panel, a) in whole.iter().enumerate() {
-                        if let Some(out) = out[(panel * n + at + term) * PANEL..].first_chunk_mut() {
-                            *out = *a;
-                        }
-                    }
-                    if !rest.is_empty() {
-                        out[(whole.len() * n + at + term) * PANEL..][..rest.len()].copy_from_slice(rest);
-                    }
-                }
-            }
-            return;
-        }
-        for (panel, out) in out.chunks_exact_mut(n * PANEL).enumerate() {
-            let from = (rows.start + panel * PANEL).min(rows.end);
-            let height = PANEL.min(rows.end - from);
-            if at == 0 && height < PANEL {
+        // Two panels at a time: what is read of a term of a transposed A is then a line of the caches.
+        for (i, out) in out.chunks_mut(2 * n * PANEL).enumerate() {
+            let from = (rows.start + i * 2 * PANEL).min(rows.end);
+            let height = (out.len() / n).min(rows.end - from);
+            if at == 0 && height < out.len() / n {
                 out.fill(0.0);
             }
-            let out = &mut out[at * PANEL..][..terms.len() * PANEL];
-            turn(simd, &a[from * k + terms.start..], k, (height, terms.len()), out, PANEL);
+            let (first, second) = out.as_chunks_mut().0.split_at_mut(n);
+            let second = if second.is_empty() { second } else { &mut second[at..][..terms.len()] };
+            let panels = [&mut first[at..][..terms.len()], second];
+            if transposed {
+                copy_panels(&a[terms.start * m + from..], m, height, panels);
+            } else {
+                turn_panels(simd, &a[from * k + terms.start..], k, height, panels);
+            }
+        }
+    }
+}
+
+/// A panel: of each term, some rows.
+type Panel<'a> = &'a mut [[f32; PANEL]];
+
+/// So many rows of a transposed A, in which terms begin `m` apart, as panels.
+#[inline(always)]
+fn copy_panels(a: &[f32], m: usize, height: usize, [first, second]: [Panel<'_>; 2]) {
+    if height == 2 * PANEL {
+        for ((term, first), second) in first.iter_mut().enumerate().zip(second) {
+            // Those of the next panels, which lie in the next line.
+            prefetch_after(a, term * m + 2 * PANEL);
+            let rows = &a[term * m..][..2 * PANEL];
+            first.copy_from_slice(&rows[..PANEL]);
+            second.copy_from_slice(&rows[PANEL..]);
+        }
+        return;
+    }
+    for (i, panel) in [first, second].into_iter().enumerate() {
+        let rows = (i * PANEL).min(height)..((i + 1) * PANEL).min(height);
+        for (term, out) in panel.iter_mut().enumerate() {
+            prefetch_after(a, term * m + rows.end);
+            let a = &a[term * m..][rows.clone()];
+            if a.len() == PANEL {
+                out.copy_from_slice(&a[..PANEL]);
+            } else {
+                out[..rows.len()].copy_from_slice(a);
+            }
+        }
+    }
+}
+
+/// So many rows of an A that is not transposed, which begin `k` apart, as panels.
+#[inline(always)]
+fn turn_panels<S: Simd>(simd: S, a: &[f32], k: usize, height: usize, [first, second]: [Panel<'_>; 2]) {
+    let n = first.len();
+    let mut done = 0;
+    if S::F32_LANES == TILE && height == TILE {
+        for at in (0..n / TILE * TILE).step_by(TILE) {
+            // Counted to a constant, as in `turn_whole`.
+            let mut tile = [[0; TILE]; TILE];
+            for i in 0..TILE {
+                prefetch_after(a, i * k + at + AHEAD);
+                tile[i].copy_from_slice(pulp::bytemuck::cast_slice(&a[i * k + at..][..TILE]));
+            }
+            turn_tile(simd, &mut tile);
+            let tile: [[[f32; PANEL]; 2]; TILE] = pulp::bytemuck::cast(tile);
+            for (i, (first, second)) in first[at..][..TILE].iter_mut().zip(&mut second[at..][..TILE]).enumerate() {
+                [*first, *second] = tile[i];
+            }
+        }
+        done = n / TILE * TILE;
+    }
+    for (i, panel) in [first, second].into_iter().enumerate() {
+        let rows = PANEL.min(height.saturating_sub(i * PANEL));
+        if rows > 0 {
+            let (a, out) = (&a[i * PANEL * k + done..], panel[done..].as_flattened_mut());
+            turn(simd, a, k, (rows, n - done), out, PANEL);
         }
     }
 }
