@@ -142,8 +142,12 @@ impl WithSimd for PackRight<'_> {
             }
             turn(simd, &b[columns.start * k + terms.start..], k, (columns.len(), terms.len()), out, width);
         } else {
-            let rows = out.chunks_exact_mut(width).zip(b[terms.start * n + columns.start..].chunks(n));
-            if columns.len() == width {
+            let b = &b[terms.start * n + columns.start..];
+            let is_whole = columns.len() == width;
+            // Rows that lie together are one.
+            let (width, n) = if is_whole && width == n { (out.len(), out.len()) } else { (width, n) };
+            let rows = out.chunks_exact_mut(width).zip(b.chunks(n));
+            if is_whole {
                 for (out, b) in rows {
                     // A call to copy so few takes longer than copying them.
                     let b = S::as_simd_f32s(&b[..width]).0;
