@@ -56,6 +56,8 @@ pub struct Generator {
     n_tokens: usize,
     /// The tokens whose keys and values are kept, in their order.
     tokens: Vec<u32>,
+    /// The token that was drawn last, if it has not been taken yet.
+    drawn: Option<u32>,
     /// A column of keys or values on its way into its cache.
     column: Vec<f32>,
 }
@@ -83,7 +85,16 @@ impl Generator {
         }
         let n_tokens = memory.output(&plan, 0).len();
         let column = vec![0.0; built.cache.n_kv_heads * built.cache.head_size];
-        Ok(Generator { plan, memory, cache: built.cache, n_positions, n_tokens, tokens: Vec::new(), column })
+        Ok(Generator {
+            plan,
+            memory,
+            cache: built.cache,
+            n_positions,
+            n_tokens,
+            tokens: Vec::new(),
+            drawn: None,
+            column,
+        })
     }
 
     /// The most tokens it sees.
@@ -91,7 +102,7 @@ impl Generator {
         self.n_positions
     }
 
-    /// The tokens it sees now.
+    /// The tokens it sees now; what was drawn last is taken with the next.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -99,9 +110,11 @@ impl Generator {
     /// Forgets all tokens.
     pub fn clear(&mut self) {
         self.tokens.clear();
+        self.drawn = None;
     }
 
-    /// Takes a token and gives the logits of what follows it, one for each token there is.
+    /// Takes a token and gives the logits of what follows it, one for each token there is. What was drawn last
+    /// comes before it.
     ///
     /// When all positions are taken, the later half of the tokens is kept and computed again from the first
     /// position on, so that on average a token costs at most two passes.
@@ -113,13 +126,27 @@ impl Generator {
         if token as usize >= self.n_tokens {
             return Err(Error::config(format!("there is no token {token}, the model has {}", self.n_tokens)));
         }
+        self.take_drawn()?;
+        self.take(token)?;
+        Ok(self.logits())
+    }
+
+    fn logits(&self) -> &[f32] {
+        self.memory.output(&self.plan, 0)
+    }
+
+    fn take_drawn(&mut self) -> Result<()> {
+        self.drawn.take().map_or(Ok(()), |token| self.take(token))
+    }
+
+    /// Takes a token that there is, and makes room for it where there is none.
+    fn take(&mut self, token: u32) -> Result<()> {
         if self.tokens.len() == self.n_positions {
             let kept = self.tokens.split_off(self.n_positions - self.n_positions / 2);
             self.tokens.clear();
             kept.into_iter().try_for_each(|token| self.step(token))?;
         }
-        self.step(token)?;
-        Ok(self.memory.output(&self.plan, 0))
+        self.step(token)
     }
 
     fn step(&mut self, token: u32) -> Result<()> {
@@ -140,7 +167,8 @@ impl Generator {
     }
 
     /// Takes the tokens of `prompt`, then draws up to `n_tokens` that follow and gives each to `each` as it comes,
-    /// until that breaks off. Of a prompt with more tokens than there are positions, the last count.
+    /// until that breaks off. Of a prompt with more tokens than there are positions, the last count. Called again,
+    /// it goes on after the tokens so far, those drawn included.
     ///
     /// # Errors
     ///
@@ -153,15 +181,16 @@ impl Generator {
         mut each: impl FnMut(u32) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
         let last = &prompt[prompt.len().saturating_sub(self.n_positions)..];
-        let Some((&end, before)) = last.split_last() else {
+        if last.is_empty() {
             return Err(Error::config("the prompt is empty, expected one token or more"));
-        };
-        for &token in before {
+        }
+        for &token in last {
             self.feed(token)?;
         }
-        let mut token = end;
         for _ in 0..n_tokens {
-            token = sampler.next(self.feed(token)?)?;
+            self.take_drawn()?;
+            let token = sampler.next(self.logits())?;
+            self.drawn = Some(token);
             if each(token)?.is_break() {
                 break;
             }

@@ -120,6 +120,31 @@ fn generating_again_begins_anew_only_after_clearing() {
 }
 
 #[test]
+fn generating_goes_on_after_what_was_drawn_before() {
+    let model = llama();
+    let weights = weights(&model);
+    let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() }).unwrap();
+    let mut generator = Generator::new(&model, &weights, 32).unwrap();
+    let mut seen: Vec<u32> = Vec::new();
+    // With a prompt of which nothing is asked, one broken off, and a token from outside between them.
+    for (prompt, n) in [(&[3u32, 1][..], 3), (&[4], 0), (&[1, 5], 1), (&[9], 9)] {
+        seen.extend(prompt);
+        let each = |token| {
+            seen.push(token);
+            Ok(if n == 9 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        };
+        generator.generate(prompt, n, &mut sampler, each).unwrap();
+    }
+    seen.push(2);
+    let logits = generator.feed(2).unwrap().to_vec();
+    assert_eq!(seen.len(), 12);
+    assert_eq!(generator.tokens(), seen);
+    let expected = forward(&model, &weights, &seen);
+    let worst = logits.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+    assert!(worst < 1e-4, "{worst}");
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     let model = gpt();
     let weights = weights(&model);
