@@ -31,16 +31,22 @@ pub(crate) fn exp(x: f32) -> f32 {
     let is_zero = x < -104.0;
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if is_zero { 0.0 } else { x };
+    let (y, n) = exp_in_parts(x);
+    // 2^n in two factors, each of them a normal number.
+    let half = n >> 1;
+    let y = y * power_of_2(half) * power_of_2(n.wrapping_sub(half));
+    if is_zero { 0.0 } else { y }
+}
+
+/// `y` and `n` such that `y 2^n` is `e^x`, with `y` near 1.
+#[inline(always)]
+fn exp_in_parts(x: f32) -> (f32, i32) {
     let shifted = x * LOG2_E + MAGIC;
     let n = shifted - MAGIC;
     let r = x - n * LN_2_HIGH - n * LN_2_LOW;
     let tail = polynomial(r, [0.5, 0.166_665_73, 0.041_666_55, 0.008_363_774, 0.001_392_692_7]);
     let y = 1.0 + (r + r * r * tail);
-    // 2^n in two factors, each of them a normal number.
-    let n = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
-    let half = n >> 1;
-    let y = y * power_of_2(half) * power_of_2(n.wrapping_sub(half));
-    if is_zero { 0.0 } else { y }
+    (y, (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32))
 }
 
 #[inline(always)]
@@ -119,8 +125,10 @@ pub(crate) fn tanh(x: f32) -> f32 {
             z,
             [-0.333_333_34, 0.133_332_85, -0.053_954_985, 0.021_736_087, -0.008_242_363, 0.002_183_865_8],
         );
-    let far = 1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0);
-    let far = far.copysign(x);
+    // Far before e^88, the result is 1; so far 2^n is a normal number.
+    let t = 2.0 * x.abs();
+    let (y, n) = exp_in_parts(if t > 88.0 { 88.0 } else { t });
+    let far = (1.0 - 2.0 / (y * power_of_2(n) + 1.0)).copysign(x);
     if x.abs() < 0.66 { near } else { far }
 }
 

@@ -152,16 +152,22 @@ impl Load {
     /// Writes the elements from number `first` on.
     #[inline(always)]
     fn spread(sizes: &[usize], steps: &[usize], x: &[f32], first: usize, out: &mut [f32]) {
-        let last = sizes.len() - 1;
-        let (n, step) = (sizes[last], steps[last]);
+        let (Some((&n, outer)), Some((&step, steps))) = (sizes.split_last(), steps.split_last()) else { return };
         let (mut row, mut column) = (first / n, first % n);
         let mut done = 0;
+        // Where the row begins, and how many after it follow by the step of the next axis: dividing takes as long
+        // as copying many numbers.
+        let (mut from, mut n_left) = (0, 0);
+        let row_step = steps.last().copied().unwrap_or(0);
         while done < out.len() {
-            let mut from = 0;
-            let mut rest = row;
-            for axis in (0..last).rev() {
-                from += rest % sizes[axis] * steps[axis];
-                rest /= sizes[axis];
+            if n_left == 0 {
+                from = 0;
+                let mut rest = row;
+                for (size, step) in outer.iter().zip(steps).rev() {
+                    from += rest % size * step;
+                    rest /= size;
+                }
+                n_left = outer.last().map_or(1, |size| size - row % size);
             }
             let length = (n - column).min(out.len() - done);
             let out = &mut out[done..done + length];
@@ -171,8 +177,7 @@ impl Load {
                 out.copy_from_slice(&x[from + column..][..length]);
             }
             done += length;
-            row += 1;
-            column = 0;
+            (row, column, from, n_left) = (row + 1, 0, from + row_step, n_left - 1);
         }
     }
 }

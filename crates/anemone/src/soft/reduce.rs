@@ -8,6 +8,10 @@ use super::threads;
 const LANES: usize = 16;
 /// Columns that are worked on together where the axis is not the innermost.
 const COLUMNS: usize = 256;
+/// The most rows of a softmax that are worked on together, and the elements that they have at most: 16 KiB, which
+/// stay in the first cache.
+const ROWS: usize = 8;
+const MOST_TOGETHER: usize = 4096;
 
 /// How elements are combined.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -220,10 +224,13 @@ impl Along {
             let x = &x[first * unit..][..out.len()];
             vectorized!('a, |_| (along: &'a Along = self, x: &'a [f32] = x, out: &'a mut [f32] = out) {
                 let unit = along.n * along.inner;
-                for (x, out) in x.chunks_exact(unit).zip(out.chunks_exact_mut(unit)) {
-                    if along.inner == 1 {
-                        softmax_row(x, out);
-                    } else {
+                if along.inner == 1 {
+                    let some = (MOST_TOGETHER / unit).clamp(1, ROWS) * unit;
+                    for (x, out) in x.chunks(some).zip(out.chunks_mut(some)) {
+                        softmax_rows(unit, x, out);
+                    }
+                } else {
+                    for (x, out) in x.chunks_exact(unit).zip(out.chunks_exact_mut(unit)) {
                         along.softmax_columns(x, out);
                     }
                 }
@@ -369,12 +376,22 @@ impl Along {
     }
 }
 
+/// Of rows of `n`, at most [`ROWS`], one pass after another: what one row waits for, the others do meanwhile.
 #[inline(always)]
-fn softmax_row(x: &[f32], out: &mut [f32]) {
-    let largest = along(x, |x| x, larger);
-    out.iter_mut().zip(x).for_each(|(out, &x)| *out = math::exp(x - largest));
-    let factor = 1.0 / sum(out);
-    out.iter_mut().for_each(|out| *out *= factor);
+fn softmax_rows(n: usize, x: &[f32], out: &mut [f32]) {
+    let mut of_row = [0.0; ROWS];
+    for (largest, x) in of_row.iter_mut().zip(x.chunks_exact(n)) {
+        *largest = along(x, |x| x, larger);
+    }
+    for ((out, x), &largest) in out.chunks_exact_mut(n).zip(x.chunks_exact(n)).zip(&of_row) {
+        out.iter_mut().zip(x).for_each(|(out, &x)| *out = math::exp(x - largest));
+    }
+    for (factor, out) in of_row.iter_mut().zip(out.chunks_exact(n)) {
+        *factor = 1.0 / sum(out);
+    }
+    for (out, factor) in out.chunks_exact_mut(n).zip(&of_row) {
+        out.iter_mut().for_each(|out| *out *= factor);
+    }
 }
 
 #[inline(always)]
