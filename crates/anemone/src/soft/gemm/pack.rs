@@ -170,16 +170,17 @@ impl WithSimd for PackRight<'_> {
 }
 
 /// `out[j out_step + i] = x[i x_step + j]` for `i < n` and `j < m`. Tiles to come are fetched ahead: no CPU
-/// foresees from which lines of the caches a tile is read.
+/// foresees from which lines of the caches a tile is read. At last those are that follow, which are mostly turned
+/// next.
 #[inline(always)]
 fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out: &mut [f32], out_step: usize) {
     for i in (0..n).step_by(TILE) {
         let rows = TILE.min(n - i);
         for j in (0..m).step_by(TILE) {
             let columns = TILE.min(m - j);
-            if m > AHEAD {
+            if m >= AHEAD {
                 let (first, at) = if j + AHEAD < m { (i, j + AHEAD) } else { (i + TILE, j + AHEAD - m) };
-                for row in (first..n).take(TILE) {
+                for row in first..first + TILE {
                     prefetch_after(x, row * x_step + at);
                 }
             }
