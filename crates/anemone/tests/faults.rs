@@ -84,6 +84,9 @@ fn a_background_compile_that_fails_for_good_is_made_up_for_and_counted() {
     check_recovery(&found, OVERLAP, "background");
     let s = &found.report.stats;
     assert_eq!((s.n_retries, s.n_background_failures, s.restarted_at.len()), (2, 1, 0));
+    let errors: Vec<&String> =
+        found.steps.iter().flat_map(|s| &s.compiled).filter_map(|c| c.error.as_ref()).collect();
+    assert!(matches!(errors[..], [e] if e.contains("compile `") && e.contains("injected fault")), "{errors:?}");
     // The batches of steps 0 and 3 use the first kernels; those for step 6 come from the foreground, up to date.
     assert_eq!(found.steps[6].staleness, 0);
     assert_ne!(found.weights, run(&small(STEPS, OVERLAP)).weights);

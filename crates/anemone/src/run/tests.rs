@@ -121,7 +121,7 @@ fn steps_come_once_and_again_after_a_resumption() {
 
 #[test]
 fn a_line_of_the_trainer_comes_back_whole() {
-    let compiled = crate::train::Compiled { begin_us: 5, end_us: 7, background: true, failed: false };
+    let compiled = crate::train::Compiled { begin_us: 5, end_us: 7, background: true, error: Some("no".into()) };
     let report = crate::train::StepReport {
         step: 3,
         time_us: 9,

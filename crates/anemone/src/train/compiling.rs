@@ -23,9 +23,9 @@ pub struct Compiled {
     /// Whether it was done while training went on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub background: bool,
-    /// Whether it failed, so that it was done again in the foreground.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub failed: bool,
+    /// Why it failed, if it did. In the background, it was then done again in the foreground.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Kernels under way, and what else goes with them.
@@ -64,7 +64,9 @@ impl Trainer {
                     self.background = Some(Coming { background, begin_us, update: self.state.update, handed });
                     self.batch.stale = true;
                 }
-                Err(_) => {
+                Err(e) => {
+                    let (end_us, error) = (now_us(), Some(e.to_string()));
+                    self.compiled.push(Compiled { begin_us, end_us, background: true, error });
                     self.state.stats.n_background_failures += 1;
                     self.kernels = None;
                 }
@@ -91,7 +93,7 @@ impl Trainer {
             begin_us,
             end_us: begin_us + stats.busy.as_micros() as u64,
             background: true,
-            failed: result.is_err(),
+            error: result.as_ref().err().map(Error::to_string),
         });
         match result {
             Ok(kernels) => self.kernels = Some(kernels),
@@ -125,7 +127,8 @@ impl Trainer {
         self.state.stats.compile_wait_s += start.elapsed().as_secs_f64();
         self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
         self.state.stats.n_retries += stats.n_retries;
-        self.compiled.push(Compiled { begin_us, end_us: now_us(), background: false, failed: result.is_err() });
+        let error = result.as_ref().err().map(Error::to_string);
+        self.compiled.push(Compiled { begin_us, end_us: now_us(), background: false, error });
         self.kernels = Some(result?);
         self.hand_prepared();
         self.batch.kernel_update = self.state.update;

@@ -78,7 +78,7 @@ pub(crate) fn stats(run: &Run) -> Stats {
         eval_s,
         n_compiles: s.compiles.last().copied().unwrap_or(0),
         n_retries: s.retries.iter().map(|r| r.1).sum(),
-        n_background_failures: s.compiled.iter().filter(|c| c.background && c.failed).count() as u64,
+        n_background_failures: s.compiled.iter().filter(|c| c.background && c.error.is_some()).count() as u64,
         n_skipped: (s.skipped.len() + s.updates_skipped.len()) as u64,
         restarted_at: resumed.iter().filter(|r| r.1).map(|r| r.0).collect(),
         resumed_at: resumed.iter().map(|r| r.0).collect(),
@@ -290,9 +290,11 @@ pub(crate) fn checks(run: &Run) -> Vec<(bool, String)> {
     if n_lacking > 0 {
         checks.push((false, format!("The metrics lack {}.", counted(n_lacking, "step"))));
     }
+    let why = s.compiled.iter().rev().filter(|c| c.background).find_map(|c| c.error.as_deref());
+    let why = why.map(|why| format!("; the last one: {why}")).unwrap_or_default();
     for (n, what, then) in [
-        (stats.n_retries, "device call", "failed and came right when repeated"),
-        (stats.n_background_failures, "background compile", "failed and was made up for"),
+        (stats.n_retries, "device call", "failed and came right when repeated".to_string()),
+        (stats.n_background_failures, "background compile", format!("failed, which was made up for{why}")),
     ] {
         checks.push(match n {
             0 => (true, format!("No {what} failed.")),

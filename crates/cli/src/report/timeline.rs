@@ -158,7 +158,7 @@ impl Timeline {
             last = clock.at(s.time_us[i]);
         }
         let compiles = s.compiled.iter().map(|c| {
-            let colour = if c.failed {
+            let colour = if c.error.is_some() {
                 Colour::Bad
             } else if c.background {
                 Colour::Compile

@@ -79,13 +79,14 @@ fn of_steps(run: &Run, n: usize) -> Vec<Entry> {
         let best = if v.best { ", the best so far" } else { "" };
         add(v.step, format!("validation {}{best}", validation_text(v.loss, v.accuracy)), Color::Reset);
     }
-    for c in steps.compiled.iter().rev().filter(|c| c.failed).take(n) {
+    let failed = steps.compiled.iter().rev().filter_map(|c| Some((c, c.error.as_ref()?)));
+    for (c, error) in failed.take(n) {
         let i = steps.time_us.partition_point(|&t| t < c.end_us);
         let took = micros(c.end_us.saturating_sub(c.begin_us) as f64);
         entries.push(Entry {
             time_us: c.end_us,
             step: steps.step.get(i).copied().unwrap_or(0),
-            text: format!("a compile failed after {took} and is made up for"),
+            text: format!("a compile failed after {took} and is made up for: {}", error.replace('\n', " ")),
             color: Color::Yellow,
         });
     }
