@@ -125,7 +125,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
             z,
             [-0.333_333_34, 0.133_332_85, -0.053_954_985, 0.021_736_087, -0.008_242_363, 0.002_183_865_8],
         );
-    // Far before e^88, the result is 1; so far 2^n is a normal number.
+    // The result is 1 long before e^88, up to which 2^n is a normal number.
     let t = 2.0 * x.abs();
     let (y, n) = exp_in_parts(if t > 88.0 { 88.0 } else { t });
     let far = (1.0 - 2.0 / (y * power_of_2(n) + 1.0)).copysign(x);

@@ -179,8 +179,8 @@ fn turn<S: Simd>(simd: S, x: &[f32], x_step: usize, (n, m): (usize, usize), out:
         for j in (0..m).step_by(TILE) {
             let columns = TILE.min(m - j);
             if m >= AHEAD {
-                let (first, at) = if j + AHEAD < m { (i, j + AHEAD) } else { (i + TILE, j + AHEAD - m) };
-                for row in first..first + TILE {
+                let (first, at) = if j + AHEAD < m { (i, j + AHEAD) } else { (i + rows, j + AHEAD - m) };
+                for row in first..first + rows {
                     prefetch_after(x, row * x_step + at);
                 }
             }
