@@ -24,7 +24,7 @@ impl Model for TwoLayer {
 fn main() -> Result<()> {
     let config = Config::from_toml("[train]\nsteps = 200\nlr = 0.5")?;
     let device = device::open(&config.device.options()?)?;
-    let data = Box::new(Sine::new(64, 64, 16));
+    let data = Box::new(Sine::new(64, 64, 16)?);
     let mut trainer = Trainer::with_model(&config, &TwoLayer { hidden: 128 }, data, device)?;
     while let Event::Step(step) = trainer.step()? {
         println!("{} {:.6}", step.step, step.loss);

@@ -57,6 +57,16 @@ pub trait Data: Send {
     /// If it cannot be read.
     fn batch(&mut self, part: Part, index: u64, input: &mut [f32], target: &mut [f32]) -> Result<()>;
 
+    /// A checksum of all the examples, and of what they were made by, or of enough of them to tell them from
+    /// others: a run does not go on with other data than it was trained on. `None` where nobody needs to look.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    fn checksum(&self) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
     /// How many batches go through the validation part once; 0 where there is none.
     fn n_validation_batches(&self) -> u64 {
         0
@@ -106,6 +116,16 @@ fn check_size(n: usize, size: usize) -> Result<()> {
     match n.checked_mul(size) {
         Some(product) if (1..=MAX).contains(&product) => Ok(()),
         _ => Err(Error::config(format!("a batch of {n} times {size} numbers, expected 1 to {MAX} in all"))),
+    }
+}
+
+/// Adds numbers to a checksum.
+fn update(sum: &mut crc32fast::Hasher, numbers: &[f32]) {
+    let mut bytes = Vec::new();
+    for piece in numbers.chunks(1 << 12) {
+        bytes.clear();
+        bytes.extend(piece.iter().flat_map(|x| x.to_le_bytes()));
+        sum.update(&bytes);
     }
 }
 

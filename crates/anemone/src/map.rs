@@ -14,6 +14,7 @@ use std::path::Path;
 pub(crate) fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     // SAFETY: the map is read-only and private to this process. What the compiler may not assume is that another
-    // process leaves the file alone; weights files are written once, by replacing them whole, never in place.
+    // process leaves the file alone: maps live for as long as it takes to read weights, which are written once, by
+    // replacing them whole, or an array of examples. What is read from for long is not mapped.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))
 }

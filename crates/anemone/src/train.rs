@@ -70,10 +70,10 @@ pub struct Trainer {
     kernels: Option<Kernels>,
     /// Kernels for the next batch but one.
     background: Option<Coming>,
-    /// Compiles that no step has reported yet.
-    compiled: Vec<Compiled>,
     batch: Batch,
     state: State,
+    /// What went wrong after the last step was done, and stops the next one.
+    trouble: Option<Error>,
     /// The step at which this process began, and the compiles of the device that are not this run's or are in its
     /// counters already.
     begun_at: u64,
@@ -103,6 +103,15 @@ struct State {
     precision: Precision,
     best: Option<Best>,
     stats: Stats,
+    /// Compiles that no step has reported yet.
+    #[serde(default)]
+    compiled: Vec<Compiled>,
+    /// Repeated calls of the device that steps have reported.
+    #[serde(default)]
+    n_retries_reported: u64,
+    /// That of the data, where they have one.
+    #[serde(default)]
+    checksum: Option<u32>,
 }
 
 /// The update that is being accumulated.
@@ -246,7 +255,6 @@ impl Trainer {
             compiler,
             kernels: None,
             background: None,
-            compiled: Vec::new(),
             batch: Batch::default(),
             state: State {
                 step: 0,
@@ -256,7 +264,11 @@ impl Trainer {
                 precision: Precision::new(&config.train.loss_scale),
                 best: None,
                 stats: Stats { n_io_fallbacks: n_fallbacks, ..Stats::default() },
+                compiled: Vec::new(),
+                n_retries_reported: 0,
+                checksum: data.checksum()?,
             },
+            trouble: None,
             begun_at: 0,
             n_compiles_before,
             energy_before_j,
@@ -283,11 +295,21 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// If the checkpoint is of another configuration or model; the trainer is then as it was.
+    /// If the checkpoint is of another configuration or model, or was trained on other data; the trainer is then
+    /// as it was.
     pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.check_config(&self.identity())?;
         let mut state: State = serde_json::from_value(checkpoint.state.clone())
             .map_err(|e| Error::checkpoint(format!("the checkpoint's state cannot be read: {e}")))?;
+        if let (Some(was), Some(is)) = (state.checksum, self.state.checksum)
+            && was != is
+        {
+            return Err(Error::checkpoint(format!(
+                "the data have changed since the checkpoint was saved (their checksum was {was:08x}, is {is:08x}): \
+                 bring them back as they were, or begin a run of its own with these weights as `train.init_weights`"
+            )));
+        }
+        state.checksum = self.state.checksum;
         let find = |spec| params::find(spec, &checkpoint.tensors).map(Floats::from);
         let params = self.specs.iter().map(find).collect::<Result<_>>()?;
         let mut optimizer = self.config.optimizer.optimizer(&self.trained);
@@ -311,7 +333,7 @@ impl Trainer {
         self.finished = state.step >= self.config.train.steps || self.converged(state.last_loss);
         self.kernels = None;
         self.background = None;
-        self.compiled.clear();
+        self.trouble = None;
         self.batch = Batch { kernel_update: state.update, ..Batch::default() };
         self.state = state;
         self.state.stats.resumed_at.push(self.begun_at);
@@ -331,11 +353,13 @@ impl Trainer {
     }
 
     fn one_step(&mut self) -> Result<Event> {
+        if let Some(trouble) = self.trouble.take() {
+            return Err(trouble);
+        }
         if self.finished {
             return Ok(Event::Finished);
         }
         let mut waited = self.state.stats.compile_wait_s;
-        let n_retries = self.state.stats.n_retries;
         if self.at_boundary() && self.out_of_compiles() {
             return self.restart("the budget of compiles is spent".into());
         }
@@ -385,7 +409,15 @@ impl Trainer {
         let wait_s = self.state.stats.compile_wait_s - before;
         let step_s = started.elapsed().as_secs_f64() - wait_s;
         let eval_s = self.state.stats.eval_s;
-        let validation = if ends && self.is_validated_after(first) { self.validate()? } else { None };
+        let n_retries = self.state.stats.n_retries;
+        let retries = n_retries.saturating_sub(self.state.n_retries_reported);
+        self.state.n_retries_reported = n_retries;
+        let is_validated = ends && self.trouble.is_none() && self.is_validated_after(first);
+        let validation = is_validated.then(|| self.validate()).transpose().unwrap_or_else(|e| {
+            self.trouble = Some(e);
+            None
+        });
+        let validation = validation.flatten();
         self.state.stats.device_s += device_s;
         self.state.stats.host_s += step_s - device_s;
         self.state.stats.copy_s += times.copies.as_secs_f64();
@@ -407,8 +439,8 @@ impl Trainer {
             host_us: micros(step_s - device_s),
             compile_wait_us: micros(wait_s + waited),
             compiles: self.n_compiles(),
-            compiled: std::mem::take(&mut self.compiled),
-            retries: self.state.stats.n_retries - n_retries,
+            compiled: std::mem::take(&mut self.state.compiled),
+            retries,
             eval_us: validation.as_ref().map(|_| micros(self.state.stats.eval_s - eval_s)),
             validation,
         }))
@@ -560,7 +592,7 @@ impl Trainer {
             accumulate: self.config.train.accumulate,
             converged: self.converged(self.state.last_loss),
             last_loss: self.state.last_loss,
-            lr: self.config.train.lr_at(self.state.step.saturating_sub(1)),
+            lr: self.config.train.lr_at(self.state.step.saturating_sub(self.config.train.accumulate)),
             loss_scale: self.state.precision.scale,
             stats: self.stats(),
             device_flops_per_step: self.plan.description().device_flops,
@@ -636,8 +668,9 @@ impl Trainer {
         self.batch.n_added = 0;
         let over = self.state.step == self.config.train.steps || self.converged(self.state.last_loss);
         if let Err(e) = self.renew_kernels(over) {
+            // The update is made and its step will be reported.
             self.kernels = None;
-            return Err(e);
+            self.trouble = Some(e);
         }
         self.finished = over;
         result
@@ -696,8 +729,9 @@ impl Trainer {
         }
         let start = Instant::now();
         let mut validation = self.forward.validate(&self.params, &mut *self.data, self.config.eval.batches)?;
-        let best = self.state.best.as_ref().map_or(f64::INFINITY, |best| best.loss);
-        validation.best = validation.loss < best;
+        // After a resume it may be the best itself that is looked at again.
+        let is_best = |best: &Best| best.step == step || validation.loss < best.loss;
+        validation.best = self.state.best.as_ref().map_or(validation.loss < f64::INFINITY, is_best);
         if validation.best {
             let Validation { loss, accuracy, .. } = validation;
             self.state.best = Some(Best { step, loss, accuracy });
@@ -714,7 +748,8 @@ impl Trainer {
             return Ok(());
         }
         Err(Error::non_finite(format!(
-            "{what}: lower `train.lr`, change `train.loss_scale`, or set `train.non_finite = \"skip\"`"
+            "{what}: go on with `train.non_finite = \"skip\"`, or begin anew with a lower `train.lr`, with \
+             `train.clip` or with another `train.loss_scale`"
         )))
     }
 

@@ -51,6 +51,8 @@ fn check_recovery(faulty: &Run, strategy: (Strategy, bool), what: &str) {
     assert_eq!(faulty.loss_bits(), expected.loss_bits(), "{what}");
     assert_eq!(faulty.weights, expected.weights, "{what}");
     assert!(n_recoveries(faulty) > 0, "{what}: {:?}", faulty.report.stats);
+    let n_reported: u64 = faulty.steps.iter().map(|s| s.retries).sum();
+    assert_eq!(n_reported, faulty.report.stats.n_retries, "{what}");
     assert!(faulty.report.to_string().contains("Recovered") || faulty.report.to_string().contains("Restarts"));
 }
 
@@ -266,4 +268,30 @@ fn failures_use_up_compiles_but_never_more_than_there_are() {
     // 39 updates take 117 compiles.
     assert_eq!(plain.report.stats.restarted_at, [117, 234]);
     assert!(s.restarted_at[0] < 117, "the budget is spent sooner: {s:?}");
+}
+
+#[test]
+fn a_budget_is_kept_by_compiles_that_are_tried_again() {
+    let mut n_restarts = 0;
+    for seed in 0..8 {
+        let mut config = with_faults(BAKED, &format!("compile%0.25,seed={seed}"));
+        config.weights.compile_budget = 11;
+        let mut checkpoint: Option<Checkpoint> = None;
+        for _ in 0..STEPS {
+            let device = open(&config);
+            let mut trainer = Trainer::new(&config, device.clone()).unwrap();
+            if let Some(checkpoint) = &checkpoint {
+                trainer.resume(checkpoint).unwrap();
+            }
+            // One that spends all of its budget on a single update has no other end.
+            while let Ok(Event::Step(_)) = trainer.step() {}
+            assert!(device.usage().n_compiles <= 11, "seed {seed}: {}", device.usage().n_compiles);
+            if trainer.n_steps() == STEPS {
+                break;
+            }
+            n_restarts += 1;
+            checkpoint = Some(trainer.checkpoint().unwrap());
+        }
+    }
+    assert!(n_restarts > 8, "{n_restarts}");
 }

@@ -306,6 +306,67 @@ impl Data for Gusts {
     }
 }
 
+/// A sine whose third validation batch cannot be read until it is mended.
+struct Broken {
+    sine: Sine,
+    is_mended: bool,
+}
+
+impl Data for Broken {
+    fn input(&self) -> TensorType {
+        self.sine.input()
+    }
+
+    fn target(&self) -> TensorType {
+        self.sine.target()
+    }
+
+    fn n_validation_batches(&self) -> u64 {
+        3
+    }
+
+    fn batch(&mut self, part: Part, index: u64, input: &mut [f32], target: &mut [f32]) -> Result<()> {
+        if part == Part::Validation && index == 2 && !self.is_mended {
+            return Err(anemone::Error::config("this batch cannot be read"));
+        }
+        self.sine.batch(part, index, input, target)
+    }
+}
+
+#[test]
+fn a_validation_that_fails_stops_behind_its_step_and_one_looked_at_again_is_still_the_best() {
+    let mut config = small(12, OPERAND);
+    config.train.accumulate = 1;
+    config.eval.every = 8;
+    let trainer = |is_mended| {
+        let data = Box::new(Broken { sine: Sine::new(8, 6, 16).unwrap(), is_mended });
+        let model = config.model.model(&*data).unwrap();
+        Trainer::with_model(&config, &*model, data, open(&config)).unwrap()
+    };
+    let mut broken = trainer(false);
+    let mut steps = Vec::new();
+    let e = loop {
+        match broken.step() {
+            Ok(Event::Step(step)) => steps.push(step.step),
+            Ok(event) => panic!("{event:?}"),
+            Err(e) => break e,
+        }
+    };
+    assert!(e.to_string().contains("this batch cannot be read"), "{e}");
+    assert_eq!((steps, broken.n_steps()), ((0..8).collect(), 8), "the step itself was done, and is told");
+
+    let mut mended = trainer(true);
+    mended.resume(&broken.checkpoint().unwrap()).unwrap();
+    let mut last = None;
+    while let Event::Step(step) = mended.step().unwrap() {
+        last = step.validation;
+    }
+    assert!(last.is_some_and(|v| v.best));
+    let mut again = trainer(true);
+    again.resume(&mended.checkpoint().unwrap()).unwrap();
+    assert!(again.report().unwrap().validation.is_some_and(|v| v.best));
+}
+
 /// An optimizer's memory of the updates it made must not grow by those left out, when it is saved as little as
 /// when it is not.
 #[test]
@@ -318,7 +379,7 @@ fn updates_left_out_are_not_counted_and_resume_bit_for_bit() {
         let train = |cuts: &[u64]| {
             let mut checkpoint: Option<Checkpoint> = None;
             for &until in cuts {
-                let data = Box::new(Gusts(Sine::new(8, 6, 16)));
+                let data = Box::new(Gusts(Sine::new(8, 6, 16).unwrap()));
                 let model = config.model.model(&*data).unwrap();
                 let mut trainer = Trainer::with_model(&config, &*model, data, open(&config)).unwrap();
                 if let Some(checkpoint) = &checkpoint {

@@ -19,7 +19,6 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// A run's folder, locked as long as this lives.
 pub(crate) struct RunDir {
     path: PathBuf,
-    resumed: bool,
     _lock: File,
 }
 
@@ -33,7 +32,7 @@ impl RunDir {
     /// The folder to go on in, which need not be there.
     pub(crate) fn resume(path: PathBuf) -> anyhow::Result<RunDir> {
         fs::create_dir_all(&path).with_context(|| creating(&path))?;
-        RunDir::lock(path, true)
+        RunDir::lock(path)
     }
 
     /// A new folder: `path`, or for a run called `name` the one after the last of `runs/NAME`, `runs/NAME-2`, ...
@@ -46,7 +45,7 @@ impl RunDir {
                     Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                     created => {
                         created.with_context(|| creating(&path))?;
-                        return RunDir::lock(path, false);
+                        return RunDir::lock(path);
                     }
                 }
             }
@@ -62,10 +61,10 @@ impl RunDir {
             ),
             created => created.with_context(|| creating(path))?,
         }
-        RunDir::lock(path.to_path_buf(), false)
+        RunDir::lock(path.to_path_buf())
     }
 
-    fn lock(path: PathBuf, resumed: bool) -> anyhow::Result<RunDir> {
+    fn lock(path: PathBuf) -> anyhow::Result<RunDir> {
         let lock_path = path.join(LOCK);
         let lock = File::create(&lock_path).with_context(|| format!("create `{}`", lock_path.display()))?;
         let mut n_left = N_TRIES;
@@ -80,16 +79,11 @@ impl RunDir {
             }
             std::thread::sleep(PAUSE);
         }
-        Ok(RunDir { path, resumed, _lock: lock })
+        Ok(RunDir { path, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Whether the run was asked to go on.
-    pub(crate) fn is_resumed(&self) -> bool {
-        self.resumed
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -120,6 +114,27 @@ impl RunDir {
     pub(crate) fn report(&self) -> PathBuf {
         self.path.join(REPORT)
     }
+}
+
+/// Checks that there is a run to go on with: one that has a checkpoint, or was killed before its first one, which
+/// may have been before it made its folder. Only who says what to train can mean that.
+pub(crate) fn check_resumable(folder: &Path, is_named: bool) -> anyhow::Result<()> {
+    if !folder.exists() && !is_named {
+        bail!(
+            "there is no run folder `{}` to resume: name the preset or configuration that may begin there",
+            folder.display()
+        );
+    }
+    let is_there = |name: &&str| folder.join(name).exists();
+    if let (false, Some(result)) = (is_there(&CHECKPOINT), [WEIGHTS, REPORT].iter().find(|name| is_there(name))) {
+        bail!(
+            "`{0}` has a {result} but no {CHECKPOINT} to resume, and beginning again would overwrite it: \
+             leave out --resume and name another folder, where `train.init_weights = \"{0}/{WEIGHTS}\"` \
+             begins with the weights",
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 /// The folder of the `n`-th run of a name, counted from 1.

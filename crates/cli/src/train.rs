@@ -68,6 +68,9 @@ fn train(args: &args::Train, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     }
     let name = run_name(args)?;
     let to_resume = args.resume.then(|| RunDir::to_resume(args.run_dir.as_deref(), &name));
+    if let Some(folder) = &to_resume {
+        run_dir::check_resumable(folder, args.what.is_some())?;
+    }
     let config = configuration(args, to_resume.as_deref())?;
     if args.print_config {
         match args.json {
@@ -220,7 +223,7 @@ impl Run {
             }
             resumed.log
         } else {
-            if dir.is_resumed() {
+            if args.resume {
                 progress.say("nothing to resume: no checkpoint yet, starting at the beginning");
             }
             MetricsLog::create(&dir.metrics())?
@@ -335,23 +338,26 @@ impl Run {
     fn stopped(&mut self, error: anyhow::Error) -> anyhow::Error {
         let n_steps = self.trainer.n_steps();
         let first = format!("{error:#}");
-        let saved = if self.trainer.at_boundary() && n_steps > self.saved_at {
+        // Weights that have just led to infinity must not take the place of better ones.
+        let has_diverged = error.downcast_ref().is_some_and(anemone::Error::is_non_finite);
+        let is_worth_it = n_steps > self.saved_at && !(has_diverged && self.saved_at > 0);
+        let saved = if self.trainer.at_boundary() && is_worth_it {
             self.save()
         } else {
             self.metrics.flush().map_err(anyhow::Error::from)
         };
-        let mut error = error.context(format!("training stopped at step {n_steps}"));
+        let mut message = format!("training stopped at step {n_steps}: {first}");
         // What fails twice for one reason says it once.
         if let Some(second) = saved.err().map(|e| format!("{e:#}")).filter(|second| *second != first) {
-            error = error.context(format!("and what it had done could not be saved: {second}"));
+            message += &format!("; what it had done could not be saved: {second}");
         }
-        if self.saved_at == 0 {
-            return error;
+        if self.saved_at > 0 {
+            let Run { saved_at, dir, .. } = self;
+            message += &format!(
+                "; progress up to step {saved_at} is saved, go on with `anemone train --resume --run-dir {dir}`"
+            );
         }
-        error.context(format!(
-            "progress up to step {} is saved, go on with `anemone train --resume --run-dir {}`",
-            self.saved_at, self.dir
-        ))
+        anyhow!(message)
     }
 
     /// Writes a checkpoint, and before it the metrics that it covers.
@@ -440,7 +446,12 @@ fn next_process(folder: &Path, is_view_wanted: bool) -> std::io::Result<Command>
     if !has("--run-dir", &args) {
         args.splice(at..at, ["--run-dir".into(), folder.into()]);
     }
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut program = std::env::current_exe()?;
+    if cfg!(target_os = "linux") && !program.exists() {
+        // Its file was replaced, by a newer build perhaps, or deleted: what runs can be run again all the same.
+        program = "/proc/self/exe".into();
+    }
+    let mut command = Command::new(program);
     command.args(&args);
     Ok(command)
 }

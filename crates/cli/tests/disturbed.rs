@@ -24,7 +24,7 @@ fn n_kills() -> usize {
 
 fn killed_at_random_moments(flags: &[&str], seed: u64) {
     let folder = Folder::new();
-    let flags = [flags, &["--checkpoint-every", "20", "--quiet"]].concat();
+    let flags = [&["tiny", "--checkpoint-every", "20", "--quiet"], flags].concat();
     let started = Instant::now();
     assert!(folder.train(&[&flags[..], &["--run-dir", "undisturbed"]].concat()).status.success());
     let whole = started.elapsed();
@@ -103,8 +103,18 @@ fn planned(config: &Config, restarts: &[u64]) -> Vec<NamedTensor> {
 #[test]
 fn a_killed_run_with_overlap_is_one_that_planned_its_restarts_there() {
     let folder = Folder::new();
-    let flags =
-        ["--steps", "1000", "--checkpoint-every", "20", "--quiet", "--inject", "delay=2", "--run-dir", "a"];
+    let flags = [
+        "tiny",
+        "--steps",
+        "1000",
+        "--checkpoint-every",
+        "20",
+        "--quiet",
+        "--inject",
+        "delay=2",
+        "--run-dir",
+        "a",
+    ];
     let mut random = Random::new(3);
     for n_steps in [40, 60, 150, 230] {
         let args = [&flags[..], &["--resume"]].concat();

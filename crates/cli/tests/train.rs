@@ -98,6 +98,43 @@ fn resuming_without_a_checkpoint_starts_at_the_beginning_and_says_so() {
 }
 
 #[test]
+fn resuming_what_is_not_there_begins_only_what_is_named_and_overwrites_no_results() {
+    let folder = Folder::new();
+    let e = folder.error(&["--resume", "--run-dir", "typo"]);
+    assert!(e.contains("no run folder `typo`") && !folder.path("typo").exists(), "{e}");
+    assert!(folder.train(&["tiny", "--steps", "10", "--resume", "--run-dir", "a"]).status.success());
+
+    fs::remove_file(folder.path("a/checkpoint.anemone")).unwrap();
+    let before = folder.snapshot("a");
+    for flags in [&["--resume", "--run-dir", "a"][..], &["tiny", "--resume", "--run-dir", "a", "--steps", "20"]] {
+        let e = folder.error(flags);
+        assert!(e.contains("weights.safetensors but no checkpoint.anemone"), "{e}");
+        assert_eq!(folder.snapshot("a"), before);
+    }
+}
+
+#[test]
+fn other_data_than_a_run_was_trained_on_are_refused() {
+    let folder = Folder::new();
+    let text = "the sea anemone waves \u{e9} ".repeat(40);
+    fs::write(folder.path("text.txt"), &text).unwrap();
+    let config = "[model]\nkind = \"gpt\"\nn_layers = 1\nn_heads = 1\nwidth = 8\n\
+                  [data]\nkind = \"text\"\npath = \"text.txt\"\ntokenizer = \"characters\"\nbatch = 2\nlength = 8\n\
+                  [train]\nsteps = 5\n";
+    fs::write(folder.path("a.toml"), config).unwrap();
+    assert!(folder.train(&["a.toml", "--run-dir", "a", "--quiet"]).status.success());
+    let before = folder.snapshot("a");
+    // As many characters, in another order of the alphabet.
+    fs::write(folder.path("text.txt"), text.replace('\u{e9}', "A")).unwrap();
+    let resume = ["--resume", "--run-dir", "a", "--steps", "6", "--quiet"];
+    let e = folder.error(&resume);
+    assert!(e.contains("a/checkpoint.anemone") && e.contains("the data have changed"), "{e}");
+    assert_eq!(folder.snapshot("a"), before);
+    fs::write(folder.path("text.txt"), text).unwrap();
+    assert!(folder.train(&resume).status.success());
+}
+
+#[test]
 fn what_is_wrong_is_named_with_what_was_expected_and_leaves_no_folder() {
     let folder = Folder::new();
     for (name, text) in [
@@ -339,13 +376,29 @@ fn a_loss_that_is_not_finite_inside_an_update_leaves_the_update_before_to_be_sav
                   [data]\nkind = \"tensors\"\ninputs = \"data.csv\"\ntarget_column = \"b\"\nbatch = 1\n\
                   [train]\nsteps = 32\naccumulate = 4\nlr = 1e-4\nnon_finite = \"fail\"\n";
     fs::write(folder.path("a.toml"), config).unwrap();
-    let e = folder.error(&["a.toml", "--weights", "operand"]);
-    let after = |what: &str| -> u64 {
+    let after = |e: &str, what: &str| -> u64 {
         let digits = e.split(what).nth(1).unwrap_or_else(|| panic!("no `{what}` in {e}"));
         digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
     };
-    let (failed, saved) = (after("the loss of step "), after("progress up to step "));
+    let e = folder.error(&["a.toml", "--weights", "operand"]);
+    let failed = after(&e, "the loss of step ");
+    let saved = after(&e, "progress up to step ");
     assert!(!failed.is_multiple_of(4) && saved == failed / 4 * 4, "{e}");
-    let checkpoint = anemone::checkpoint::Checkpoint::load(&folder.path("runs/a/checkpoint.anemone")).unwrap();
-    assert_eq!(checkpoint.state["step"], saved);
+    let checkpoint = folder.path("runs/a/checkpoint.anemone");
+    let saved_at = |path| anemone::checkpoint::Checkpoint::load(path).unwrap().state["step"].as_u64().unwrap();
+    assert_eq!(saved_at(&checkpoint), saved);
+
+    // What was saved before may be better than what led there, and is kept.
+    let flags = ["--weights", "operand", "--accumulate", "1", "--checkpoint-every", "2", "--run-dir", "b"];
+    let e = folder.error(&[&["a.toml"], &flags[..]].concat());
+    let (failed, saved) = (after(&e, "the loss of step "), after(&e, "progress up to step "));
+    assert!(!failed.is_multiple_of(2) && saved == failed - 1, "{e}");
+    assert_eq!(saved_at(&folder.path("b/checkpoint.anemone")), saved);
+    // The advice can be followed.
+    assert!(e.contains("train.non_finite = \"skip\""), "{e}");
+    let config = fs::read_to_string(folder.path("b/config.toml")).unwrap();
+    assert!(config.contains("non_finite = \"fail\""), "{config}");
+    fs::write(folder.path("b/config.toml"), config.replace("\"fail\"", "\"skip\"")).unwrap();
+    let out = folder.train(&["--resume", "--run-dir", "b"]);
+    assert!(out.status.success(), "{out:?}");
 }

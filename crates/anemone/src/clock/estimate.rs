@@ -80,30 +80,25 @@ impl Counts {
         let is_baked = weights.strategy == Strategy::Baked;
         let overlaps = is_baked && weights.overlap;
         let updates = train.steps.div_ceil(train.accumulate.max(1));
-        let mut counts = Counts { steps: train.steps, updates, compiles: 0, processes: 1, restarts: 0 };
-        let (mut used, mut has_kernels, mut coming) = (0, false, false);
-        for update in 1..=updates {
-            let is_last = update == updates;
-            let begins = overlaps && !is_last && !coming;
-            if (!has_kernels || begins) && update > 1 && used + n_programs > budget {
-                (used, has_kernels) = (0, false);
-                counts.restarts += 1;
-                counts.processes += 1;
-            }
-            let mut compile = || {
-                used += n_programs;
-                counts.compiles += n_programs;
-            };
-            if !has_kernels {
-                compile();
-            }
-            if begins {
-                compile();
-            }
-            has_kernels = !is_baked || overlaps;
-            coming = begins;
-        }
-        counts
+        // Sets of kernels that a process compiles, and the updates that they are for, if it compiles all it can.
+        let most_sets = budget / n_programs.max(1);
+        let (sets, per_process) = match (is_baked, overlaps) {
+            (false, _) => (1, u64::MAX),
+            (true, false) => (most_sets.max(1), most_sets.max(1)),
+            // One to begin with, and behind the first update and every second one after it another.
+            (true, true) => (most_sets.max(2), (most_sets.max(2) - 1).saturating_mul(2)),
+        };
+        let processes = updates.div_ceil(per_process).max(1);
+        let restarts = processes - 1;
+        let last = updates - restarts * per_process;
+        let last_sets = match (is_baked, overlaps) {
+            (false, _) => last.min(1),
+            (true, false) => last,
+            // The last update begins none.
+            (true, true) => last.min(1) + last / 2,
+        };
+        let compiles = (restarts * sets + last_sets).saturating_mul(n_programs);
+        Counts { steps: train.steps, updates, compiles, processes, restarts }
     }
 }
 
@@ -375,5 +370,9 @@ mod tests {
         assert_eq!(planned(2000, Strategy::Operand, false, 100), [4, 0]);
         assert_eq!(planned(15, Strategy::Baked, true, 8), [8, 0]);
         assert_eq!(planned(0, Strategy::Baked, true, 8), [0, 0]);
+        // Sets begin behind updates 1, 3 and 5 of 7, of which the last is another's.
+        assert_eq!(planned(70, Strategy::Baked, true, 100), [16, 0]);
+        assert_eq!(planned(u64::MAX, Strategy::Operand, false, u64::MAX), [4, 0]);
+        assert_eq!(planned(1 << 60, Strategy::Baked, false, 4)[1], (1u64 << 60).div_ceil(10) - 1);
     }
 }

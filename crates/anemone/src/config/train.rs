@@ -67,7 +67,8 @@ impl TrainConfig {
         // A schedule counts updates, the first being 0, so that accumulation changes nothing about it.
         let updates = |steps: u64| steps.div_ceil(self.accumulate) as f64;
         let s = &self.schedule;
-        let (index, warmup) = ((step / self.accumulate) as f64, updates(s.warmup));
+        // A batch cut short by an earlier end of the run was an update too.
+        let (index, warmup) = (updates(step), updates(s.warmup));
         if index < warmup {
             return (f64::from(self.lr) * (index + 1.0) / (warmup + 1.0)) as f32;
         }
@@ -100,7 +101,16 @@ impl TrainConfig {
             }
             _ => self.schedule.clone(),
         };
-        TrainConfig { steps: 0, stop_below: 0.0, max_skips: 0, init_weights: None, schedule, ..self.clone() }
+        let non_finite = NonFinite::default();
+        TrainConfig {
+            steps: 0,
+            stop_below: 0.0,
+            non_finite,
+            max_skips: 0,
+            init_weights: None,
+            schedule,
+            ..self.clone()
+        }
     }
 
     /// Checks what one value alone cannot say.
@@ -271,10 +281,10 @@ mod tests {
         let schedule = ScheduleConfig { warmup: 18, ..schedule };
         let tripled = TrainConfig { steps: 60, accumulate: 3, schedule, ..TrainConfig::default() };
         for step in 0..20 {
-            for i in 0..3 {
-                assert_eq!(tripled.lr_at(3 * step + i), plain.lr_at(step));
-            }
+            assert_eq!(tripled.lr_at(3 * step), plain.lr_at(step));
         }
+        // A run that ended at step 7 had three updates, and goes on with the fourth.
+        assert_eq!([7, 10].map(|step| tripled.lr_at(step)), [3, 4].map(|step| plain.lr_at(step)));
         assert_eq!((plain.lr_at(6), plain.lr_at(1000)), (0.1, 0.025));
         assert!((0..6).all(|step| plain.lr_at(step) < plain.lr_at(step + 1)));
         // A warm-up as long as the run, and longer, is no division by 0.

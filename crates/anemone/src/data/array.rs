@@ -111,7 +111,7 @@ fn parse(file: &str, member: Option<&str>, bytes: &[u8], header: bool) -> Parse<
     }
     if bytes.starts_with(npy::MAGIC) {
         npy::parse(bytes)
-    } else if bytes.starts_with(b"PK") {
+    } else if [b"PK\x03\x04", b"PK\x05\x06"].iter().any(|magic| bytes.starts_with(*magic)) {
         npy::parse_archive(bytes, member)
     } else if bytes.starts_with(&[0, 0]) {
         idx::parse(bytes)

@@ -1,7 +1,7 @@
 //! Examples: an input and a target each, in arrays.
 
 use super::order::Order;
-use super::{Array, Data, IGNORE, Layout, MAX_CLASSES, Part, check_batch, check_size, n_held};
+use super::{Array, Data, IGNORE, Layout, MAX_CLASSES, Part, check_batch, check_size, n_held, update};
 use crate::error::{Error, Result};
 use anemone_mil::ir::{DType, TensorType};
 use schemars::JsonSchema;
@@ -199,6 +199,13 @@ impl Data for Examples {
             }
         }
         Ok(())
+    }
+
+    fn checksum(&self) -> Result<Option<u32>> {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&(self.train.len() as u64).to_le_bytes());
+        [&self.inputs, &self.targets].into_iter().for_each(|values| update(&mut sum, values));
+        Ok(Some(sum.finalize()))
     }
 
     fn n_validation_batches(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! Data that needs no file.
 
-use super::{Data, Part};
+use super::{Data, Part, check_size};
 use crate::error::Result;
 use anemone_mil::ir::{DType, TensorType};
 
@@ -16,8 +16,13 @@ pub struct Sine {
 
 impl Sine {
     /// A batch of `rows` rows with so many channels of the input and of the target.
-    pub fn new(inputs: usize, outputs: usize, rows: usize) -> Sine {
-        Sine { inputs, outputs, rows, values: None }
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing in it, or too much.
+    pub fn new(inputs: usize, outputs: usize, rows: usize) -> Result<Sine> {
+        [inputs, outputs].iter().try_for_each(|&channels| check_size(rows, channels))?;
+        Ok(Sine { inputs, outputs, rows, values: None })
     }
 }
 

@@ -142,6 +142,17 @@ impl Data for Stream {
         result
     }
 
+    fn checksum(&self) -> Result<Option<u32>> {
+        let mut sum = crc32fast::Hasher::new();
+        for tokens in &self.tokens {
+            sum.update(&tokens.checksum()?.to_le_bytes());
+        }
+        if let Some(tokenizer) = &self.tokenizer {
+            sum.update(tokenizer.to_json()?.as_bytes());
+        }
+        Ok(Some(sum.finalize()))
+    }
+
     fn n_validation_batches(&self) -> u64 {
         self.n_windows().div_ceil(self.batch) as u64
     }

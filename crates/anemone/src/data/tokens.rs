@@ -1,11 +1,12 @@
-//! Files of tokens, mapped: as llm.c and llama2.c write them, or plain; and tokens in memory.
+//! Files of tokens, read window by window: as llm.c and llama2.c write them, or plain; and tokens in memory.
 
-use super::{MAX_CLASSES, Tokenizer};
+use super::{MAX_CLASSES, Tokenizer, update};
 use crate::error::{Error, Result};
-use crate::map::map;
-use memmap2::Mmap;
+use crate::file::read_exact_at;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// How tokens stand in a file; all little-endian.
@@ -37,40 +38,50 @@ pub struct Tokens {
 }
 
 enum Storage {
-    /// Of a file, from an offset on, tokens of that many bytes.
-    Mapped { map: Mmap, offset: usize, width: usize },
+    /// Of a file, from an offset on, tokens of that many bytes. A map would be faster by nothing that a step
+    /// notices, and would end the process should the file become shorter meanwhile.
+    File { file: File, offset: usize, width: usize },
     /// In memory.
     Held(Vec<u32>),
 }
 
 /// Bytes in the header of llm.c's files.
 const HEADER: usize = 1024;
+/// Of long runs of tokens so many pieces of so many tokens go into a checksum.
+const N_SAMPLES: usize = 64;
+const SAMPLE: usize = 1 << 14;
 
 impl Tokens {
-    /// Maps the file at `path`, whose tokens are to be below `vocabulary`; each is checked when it is read.
+    /// Opens the file at `path`, whose tokens are to be below `vocabulary`; each is checked when it is read.
     ///
     /// # Errors
     ///
-    /// If the file cannot be mapped, or is not in that format or not of the size its header says.
+    /// If the file cannot be read, or is not in that format or not of the size its header says.
     pub fn open(path: &str, format: TokenFormat, vocabulary: usize) -> Result<Tokens> {
         let wrong = |what: String| Error::config(what).context(format!("open tokens `{path}`"));
         if !(1..=MAX_CLASSES).contains(&vocabulary) {
             return Err(wrong(format!("the vocabulary is {vocabulary}, expected 1 to {MAX_CLASSES}")));
         }
-        let map = map(Path::new(path))?;
+        let failed = |e| Error::io("read", Path::new(path), e);
+        let file = File::open(path).map_err(|e| Error::io("open", Path::new(path), e))?;
+        let n_bytes = usize::try_from(file.metadata().map_err(failed)?.len()).unwrap_or(usize::MAX);
         let (offset, width) = match format {
-            TokenFormat::LlmC => (HEADER, llm_c_width(&map).map_err(wrong)?),
+            TokenFormat::LlmC => {
+                let mut header = Vec::new();
+                (&file).take(HEADER as u64).read_to_end(&mut header).map_err(failed)?;
+                (HEADER, llm_c_width(&header, n_bytes).map_err(wrong)?)
+            }
             TokenFormat::U16 => (0, 2),
             TokenFormat::U32 => (0, 4),
             TokenFormat::Bytes => (0, 1),
         };
-        let n_bytes = map.len() - offset;
+        let n_bytes = n_bytes.saturating_sub(offset);
         if n_bytes % width != 0 {
             return Err(wrong(format!("{n_bytes} bytes, expected a multiple of {width}")));
         }
         Ok(Tokens {
             name: path.into(),
-            storage: Storage::Mapped { map, offset, width },
+            storage: Storage::File { file, offset, width },
             n_tokens: n_bytes / width,
             vocabulary,
         })
@@ -114,8 +125,14 @@ impl Tokens {
         };
         match &self.storage {
             Storage::Held(tokens) => self.put(start, tokens[start..end].iter().copied(), out),
-            Storage::Mapped { map, offset, width } => {
-                let bytes = &map[offset + start * width..offset + end * width];
+            Storage::File { file, offset, width } => {
+                let mut bytes = vec![0; out.len() * width];
+                read_exact_at(file, &mut bytes, (offset + start * width) as u64).map_err(|e| match e.kind() {
+                    ErrorKind::UnexpectedEof => {
+                        Error::config(format!("`{}` has become shorter than it was when it was opened", self.name))
+                    }
+                    _ => Error::io("read", Path::new(&self.name), e),
+                })?;
                 match width {
                     1 => self.put(start, bytes.iter().map(|&b| u32::from(b)), out),
                     2 => self.put(start, bytes.as_chunks().0.iter().map(|&b| u16::from_le_bytes(b).into()), out),
@@ -123,6 +140,25 @@ impl Tokens {
                 }
             }
         }
+    }
+
+    /// A checksum of their number, and of all of them or, where there are many, of pieces spread over them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokens::read`].
+    pub(super) fn checksum(&self) -> Result<u32> {
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&(self.n_tokens as u64).to_le_bytes());
+        let mut piece = vec![0.0; SAMPLE.min(self.n_tokens)];
+        let last = self.n_tokens - piece.len();
+        let n_samples = self.n_tokens.div_ceil(SAMPLE).min(N_SAMPLES);
+        for i in 0..n_samples {
+            let start = (last as u128 * i as u128 / (n_samples - 1).max(1) as u128) as usize;
+            self.read(start, &mut piece)?;
+            update(&mut sum, &piece);
+        }
+        Ok(sum.finalize())
     }
 
     fn put(&self, start: usize, tokens: impl Iterator<Item = u32>, out: &mut [f32]) -> Result<()> {
@@ -137,11 +173,11 @@ impl Tokens {
     }
 }
 
-/// Bytes a token, by the header of a file of llm.c.
-fn llm_c_width(bytes: &[u8]) -> std::result::Result<usize, String> {
-    let Some(header) = bytes.get(..HEADER) else {
-        return Err(format!("{} bytes, expected a header of {HEADER}", bytes.len()));
-    };
+/// Bytes a token, by the header of a file of llm.c of so many bytes.
+fn llm_c_width(header: &[u8], n_bytes: usize) -> std::result::Result<usize, String> {
+    if header.len() < HEADER {
+        return Err(format!("{} bytes, expected a header of {HEADER}", header.len()));
+    }
     let word = |i: usize| i32::from_le_bytes([0, 1, 2, 3].map(|b| header[4 * i + b]));
     let (version, width) = match word(0) {
         20_240_520 => (1, 2),
@@ -155,7 +191,7 @@ fn llm_c_width(bytes: &[u8]) -> std::result::Result<usize, String> {
     if word(1) != version {
         return Err(format!("version {}, expected {version}", word(1)));
     }
-    let found = bytes.len() - HEADER;
+    let found = n_bytes.saturating_sub(HEADER);
     match usize::try_from(word(2)).ok().and_then(|n| n.checked_mul(width)) {
         Some(expected) if expected == found => Ok(width),
         _ => Err(format!("{found} bytes of tokens, but the header says {} tokens of {width} bytes", word(2))),
@@ -224,6 +260,33 @@ mod tests {
             assert!(open(&[1, 0], TokenFormat::U16, vocabulary).is_err());
         }
         assert!(Tokens::open("no such file", TokenFormat::U16, 10).is_err());
+    }
+
+    #[test]
+    fn a_file_that_becomes_shorter_is_an_error() {
+        let file = file(&[1, 0, 2, 0]);
+        let tokens = Tokens::open(file.path().to_str().unwrap(), TokenFormat::U16, 10).unwrap();
+        std::fs::write(file.path(), [1, 0]).unwrap();
+        let e = tokens.read(0, &mut [0.0; 2]).unwrap_err().to_string();
+        assert!(e.contains("has become shorter"), "{e}");
+    }
+
+    #[test]
+    fn a_checksum_is_of_what_was_read_wherever_it_lies() {
+        let many = 3 * N_SAMPLES * SAMPLE + 5;
+        let tokens: Vec<u8> = (0..many).flat_map(|i| ((i * i + i / 7) as u16).to_le_bytes()).collect();
+        let sum = |bytes: &[u8]| open(bytes, TokenFormat::U16, 1 << 16).unwrap().checksum().unwrap();
+        let of_all = sum(&tokens);
+        assert_eq!(of_all, sum(&tokens));
+        for changed in [0, many - 1] {
+            let mut tokens = tokens.clone();
+            tokens[2 * changed] ^= 1;
+            assert_ne!(of_all, sum(&tokens), "token {changed}");
+        }
+        assert_ne!(of_all, sum(&tokens[..2 * (many - 1)]));
+        assert_ne!(sum(&[]), sum(&[0, 0]));
+        let text = Tokens::of_text("text", "\u{1}\u{2}", &Tokenizer::bytes()).unwrap();
+        assert_eq!(text.checksum().unwrap(), sum(&[1, 0, 2, 0]));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Trainer {
                 }
                 Err(e) => {
                     let (end_us, error) = (now_us(), Some(e.to_string()));
-                    self.compiled.push(Compiled { begin_us, end_us, background: true, error });
+                    self.state.compiled.push(Compiled { begin_us, end_us, background: true, error });
                     self.state.stats.n_background_failures += 1;
                     self.kernels = None;
                 }
@@ -89,7 +89,7 @@ impl Trainer {
         self.state.stats.compile_busy_s += busy_s;
         self.state.stats.compile_hidden_s += (busy_s - waited_s).max(0.0);
         self.state.stats.n_retries += stats.n_retries;
-        self.compiled.push(Compiled {
+        self.state.compiled.push(Compiled {
             begin_us,
             end_us: begin_us + stats.busy.as_micros() as u64,
             background: true,
@@ -128,7 +128,7 @@ impl Trainer {
         self.state.stats.compile_busy_s += stats.busy.as_secs_f64();
         self.state.stats.n_retries += stats.n_retries;
         let error = result.as_ref().err().map(Error::to_string);
-        self.compiled.push(Compiled { begin_us, end_us: now_us(), background: false, error });
+        self.state.compiled.push(Compiled { begin_us, end_us: now_us(), background: false, error });
         self.kernels = Some(result?);
         self.hand_prepared();
         self.batch.kernel_update = self.state.update;
@@ -145,13 +145,8 @@ impl Trainer {
         self.compiler.n_programs() as u64
     }
 
-    /// The most compiles this process uses.
     pub(super) fn budget(&self) -> usize {
-        let own = match self.config.weights.compile_budget {
-            0 => usize::MAX,
-            n => n,
-        };
-        own.min(self.device.limits().max_compiles().unwrap_or(usize::MAX))
+        budget(&self.config, &*self.device)
     }
 
     /// Whether the kernels that will be needed next cannot be compiled any more.
@@ -187,6 +182,15 @@ impl Trainer {
     }
 }
 
+/// The most compiles a process may make.
+fn budget(config: &Config, device: &dyn Device) -> usize {
+    let own = match config.weights.compile_budget {
+        0 => usize::MAX,
+        n => n,
+    };
+    own.min(device.limits().max_compiles().unwrap_or(usize::MAX))
+}
+
 /// The plan for the wished element type of inputs and outputs, or for fp16 where that is refused.
 pub(super) struct Cut {
     pub(super) plan: TrainPlan,
@@ -208,7 +212,7 @@ impl Cut {
                 input_gradient: config.train.input_gradient,
             };
             let plan = TrainPlan::new(built, target)?;
-            let compiler = Compiler::new(device.clone(), &plan, strategy, io)?;
+            let compiler = Compiler::new(device.clone(), &plan, strategy, io, budget(config, &**device))?;
             Ok((plan, compiler))
         };
         let (io, n_fallbacks, (plan, compiler)) = match with(io) {

@@ -27,6 +27,8 @@ pub(crate) struct Compiler {
     of_call: Vec<usize>,
     /// Where the weights of each call come from.
     sources: Vec<Option<Source>>,
+    /// The most compiles that this process may make, failed ones included.
+    budget: usize,
 }
 
 /// What compiling took.
@@ -44,7 +46,13 @@ impl Compiler {
     /// # Errors
     ///
     /// [`Error::is_refused`] if the device's limits say no.
-    pub(crate) fn new(device: Arc<dyn Device>, plan: &TrainPlan, strategy: Strategy, io: Io) -> Result<Compiler> {
+    pub(crate) fn new(
+        device: Arc<dyn Device>,
+        plan: &TrainPlan,
+        strategy: Strategy,
+        io: Io,
+        budget: usize,
+    ) -> Result<Compiler> {
         let (mut programs, mut of_call) = (Vec::new(), Vec::new());
         let mut forms: Vec<&Form> = Vec::new();
         for call in &plan.calls {
@@ -59,7 +67,7 @@ impl Compiler {
                 forms.push(&call.form);
             }
         }
-        Ok(Compiler { device, strategy, programs, of_call, sources: plan.weight_sources().to_vec() })
+        Ok(Compiler { device, strategy, programs, of_call, sources: plan.weight_sources().to_vec(), budget })
     }
 
     /// The number of programs, and so of compiles, in a set of kernels.
@@ -87,7 +95,7 @@ impl Compiler {
                 Strategy::Baked => weights_file(weights[i])?,
                 Strategy::Operand => Weights::new(),
             };
-            let kernel = retry(n_retries, || self.device.compile(program, &constants))
+            let kernel = retry(n_retries, || self.compile_once(program, &constants))
                 .map_err(|e| e.context(format!("compile `{label}`")))?;
             programs.push((label, kernel));
         }
@@ -107,6 +115,23 @@ impl Compiler {
         let mut kernels = Kernels { programs: programs.collect::<Result<_>>()?, calls, passed };
         kernels.write_weights(weights)?;
         Ok(kernels)
+    }
+
+    /// Compiles a program as long as the budget lasts.
+    fn compile_once(&self, program: &ValidProgram, constants: &Weights) -> Result<Box<dyn Kernel>> {
+        let is_spent = || self.device.usage().n_compiles >= self.budget;
+        if is_spent() {
+            return Err(Error::budget(format!(
+                "the budget of {} compiles is spent, some of it on compiles that failed",
+                self.budget
+            )));
+        }
+        // Another try would be one too many.
+        let last = |e: Error| match e.is_device() && is_spent() {
+            true => Error::budget(format!("{e}; the budget of {} compiles is spent", self.budget)),
+            false => e,
+        };
+        self.device.compile(program, constants).map_err(last)
     }
 
     /// The number of the buffer for the weights of a call of this kernel, if there is none yet a new one.

@@ -126,7 +126,9 @@ impl Config {
                     "`model.inputs` and `model.outputs` are left out: a sine has any number of channels, say which",
                 ));
             }
-            (DataConfig::Sine { rows }, Some((inputs, outputs))) => Box::new(Sine::new(inputs, outputs, *rows)),
+            (DataConfig::Sine { rows }, Some((inputs, outputs))) => {
+                Box::new(Sine::new(inputs, outputs, *rows).map_err(|e| e.context("`data.rows`"))?)
+            }
             (DataConfig::Sine { .. }, None) => {
                 return wrong("kind", "`sine`", "other data: only an mlp takes it");
             }
