@@ -12,7 +12,7 @@ use crate::weights_file::{self, Encoded, NamedTensor, TensorView};
 use crate::{Error, Result, file};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 const MAGIC: [u8; 8] = *b"ANEMONE\0";
@@ -99,25 +99,25 @@ impl Checkpoint {
             return Err(damaged(&format!("it has {found} bytes, but its length field says {expected}")));
         }
 
-        // No more than the size of the file, and refused instead of fatal if there is no such memory.
-        let n_rest = (found - N_HEAD as u64) as usize;
-        let mut payload = Vec::new();
-        payload
-            .try_reserve_exact(n_rest)
-            .map_err(|_| refuse(format!("has {found} bytes, for which there is no memory")))?;
-        file.take(n_rest as u64).read_to_end(&mut payload).map_err(failed)?;
-        let Some((payload, checksum)) = payload.split_last_chunk().filter(|_| payload.len() == n_rest) else {
-            return Err(damaged("it became shorter while it was read"));
-        };
-        let mut sum = crc32fast::Hasher::new();
-        sum.update(&head);
-        sum.update(payload);
-        let (found, expected) = (sum.finalize(), u32::from_le_bytes(*checksum));
+        let mut r = Summing { inner: file, sum: crc32fast::Hasher::new() };
+        r.sum.update(&head);
+        let shorter = || damaged("it became shorter while it was read");
+        let failed = |e: io::Error| if e.kind() == io::ErrorKind::UnexpectedEof { shorter() } else { failed(e) };
+        let decoded = weights_file::decode(&mut r, n_payload);
+        // What cannot be read because bytes have changed is told by the checksum.
+        let n_read = r.inner.stream_position().map_err(failed)?;
+        let n_rest = (N_HEAD as u64 + n_payload).saturating_sub(n_read);
+        io::copy(&mut (&mut r).take(n_rest), &mut io::sink()).map_err(failed)?;
+        let mut checksum = [0; N_CHECKSUM];
+        r.inner.read_exact(&mut checksum).map_err(failed)?;
+        let (found, expected) = (r.sum.finalize(), u32::from_le_bytes(checksum));
         if found != expected {
             return Err(damaged(&format!("its checksum is {found:08x}, but {expected:08x} was saved")));
         }
-
-        let (tensors, mut metadata) = weights_file::decode(payload).map_err(|why| damaged(&why))?;
+        let (tensors, mut metadata) = decoded.map_err(|e| match e.kind() {
+            io::ErrorKind::InvalidData => damaged(&e.to_string()),
+            _ => failed(e),
+        })?;
         let mut text =
             |key: &str| metadata.remove(key).ok_or_else(|| damaged(&format!("its metadata has no `{key}`")));
         let (config, state) = (text("config")?, text("state")?);
@@ -202,13 +202,21 @@ fn only_in(these: &[String], others: &[String], mark: char) -> Vec<String> {
     only
 }
 
-/// Writes on, and sums up what was written.
-struct Summing<'a> {
-    inner: &'a mut dyn Write,
+/// Passes bytes on, and sums them up.
+struct Summing<T> {
+    inner: T,
     sum: crc32fast::Hasher,
 }
 
-impl Write for Summing<'_> {
+impl<R: Read> Read for Summing<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(bytes)?;
+        self.sum.update(&bytes[..n]);
+        Ok(n)
+    }
+}
+
+impl<W: Write> Write for Summing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.inner.write(bytes)?;
         self.sum.update(&bytes[..n]);

@@ -229,19 +229,25 @@ pub(crate) fn to_tensors<'a>(optimizer: &'a dyn Optimizer, specs: &'a [ParamSpec
     tensors
 }
 
-/// Gives a new optimizer the state that [`to_tensors`] made.
+/// Gives a new optimizer the state that [`to_tensors`] made; takes the elements out of the tensors.
 ///
 /// # Errors
 ///
 /// If the tensors lack something the optimizer remembers, or have it in another shape.
-pub(crate) fn restore(optimizer: &mut dyn Optimizer, tensors: &[NamedTensor], specs: &[ParamSpec]) -> Result<()> {
+pub(crate) fn restore(
+    optimizer: &mut dyn Optimizer,
+    tensors: &mut [NamedTensor],
+    specs: &[ParamSpec],
+) -> Result<()> {
     for (list, values) in optimizer.state_mut() {
         for (spec, value) in specs.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
             let name = format!("{PREFIX}{list}.{}", spec.name);
-            let found = tensors.iter().find(|t| t.name == name && t.shape == spec.shape);
+            let is_it =
+                |t: &&mut NamedTensor| t.name == name && t.shape == spec.shape && t.data.len() == value.len();
+            let found = tensors.iter_mut().find(is_it);
             let missing =
                 || Error::checkpoint(format!("the checkpoint has no `{name}` of shape {:?}", spec.shape));
-            value.copy_from_slice(&found.ok_or_else(missing)?.data);
+            *value = std::mem::take(&mut found.ok_or_else(missing)?.data);
         }
     }
     Ok(())

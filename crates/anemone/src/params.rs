@@ -99,7 +99,7 @@ impl ParamSpec {
 /// If it is not there in its shape.
 pub(crate) fn find<'a>(spec: &ParamSpec, weights: &'a [NamedTensor]) -> Result<&'a [f32]> {
     match weights.iter().find(|t| t.name == spec.name) {
-        Some(t) if t.shape == spec.shape => Ok(&t.data),
+        Some(t) if t.shape == spec.shape && t.data.len() == spec.n_elements() => Ok(&t.data),
         Some(t) => Err(Error::checkpoint(format!(
             "`{}` has shape {:?} in the weights, expected {:?}: give weights of this model",
             spec.name, t.shape, spec.shape

@@ -297,9 +297,9 @@ impl Trainer {
     ///
     /// If the checkpoint is of another configuration or model, or was trained on other data; the trainer is then
     /// as it was.
-    pub fn resume(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+    pub fn resume(&mut self, mut checkpoint: Checkpoint) -> Result<()> {
         checkpoint.check_config(&self.identity())?;
-        let mut state: State = serde_json::from_value(checkpoint.state.clone())
+        let mut state: State = serde_json::from_value(checkpoint.state.take())
             .map_err(|e| Error::checkpoint(format!("the checkpoint's state cannot be read: {e}")))?;
         if let (Some(was), Some(is)) = (state.checksum, self.state.checksum)
             && was != is
@@ -310,10 +310,9 @@ impl Trainer {
             )));
         }
         state.checksum = self.state.checksum;
-        let find = |spec| params::find(spec, &checkpoint.tensors).map(Floats::from);
-        let params = self.specs.iter().map(find).collect::<Result<_>>()?;
+        self.specs.iter().try_for_each(|spec| params::find(spec, &checkpoint.tensors).map(drop))?;
         let mut optimizer = self.config.optimizer.optimizer(&self.trained);
-        optim::restore(&mut *optimizer, &checkpoint.tensors, &self.trained)?;
+        optim::restore(&mut *optimizer, &mut checkpoint.tensors, &self.trained)?;
         let mut n_fallbacks = 0;
         if state.io != self.state.io {
             // Where fp32 was taken, it may not be taken here.
@@ -324,7 +323,9 @@ impl Trainer {
             state.stats.n_io_fallbacks += n_fallbacks;
         }
         self.io_fell_back = n_fallbacks > 0;
-        self.params = params;
+        for (spec, values) in self.specs.iter().zip(&mut self.params) {
+            values.copy_from_slice(params::find(spec, &checkpoint.tensors)?);
+        }
         self.optimizer = optimizer;
         self.validated = None;
         self.begun_at = state.step;

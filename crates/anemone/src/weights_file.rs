@@ -2,11 +2,12 @@
 
 use crate::{Error, Result, file};
 use half::{bf16, f16};
-use safetensors::tensor::TensorInfo;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
-use std::io::{self, Write};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 
 /// The key under which the format keeps metadata, so that no tensor can have this name.
@@ -80,10 +81,13 @@ pub(crate) fn save_views(
 ///
 /// If the file cannot be read, is no safetensors file, is cut short, or has a tensor of another type.
 pub fn load_safetensors(path: &Path) -> Result<Vec<NamedTensor>> {
-    let bytes = fs::read(path).map_err(|e| Error::io("read", path, e))?;
-    let (tensors, _) = decode(&bytes)
-        .map_err(|why| Error::checkpoint(format!("load weights from `{}`: {why}", path.display())))?;
-    Ok(tensors)
+    let failed = |e: io::Error| match e.kind() {
+        ErrorKind::InvalidData => Error::checkpoint(format!("load weights from `{}`: {e}", path.display())),
+        _ => Error::io("read", path, e),
+    };
+    let file = File::open(path).map_err(failed)?;
+    let n_bytes = file.metadata().map_err(failed)?.len();
+    Ok(decode(file, n_bytes).map_err(failed)?.0)
 }
 
 /// A safetensors file about to be written.
@@ -152,35 +156,74 @@ impl<'a> Encoded<'a> {
     }
 }
 
-/// The tensors and the metadata of a safetensors file, or why it has none. Takes memory only for what `bytes`
-/// holds.
-pub(crate) fn decode(bytes: &[u8]) -> Result<(Vec<NamedTensor>, BTreeMap<String, String>), String> {
-    let (n_header, header) =
-        SafeTensors::read_metadata(bytes).map_err(|e| format!("not a safetensors file, or a damaged one: {e}"))?;
-    let elements = &bytes[8 + n_header..];
+/// The tensors and the metadata of a safetensors file of so many bytes; takes memory only for the tensors.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidData`], with the reason, if it is no such file, and whatever reading gives.
+pub(crate) fn decode(mut r: impl Read, n_bytes: u64) -> io::Result<(Vec<NamedTensor>, BTreeMap<String, String>)> {
+    let invalid = |why: String| io::Error::new(ErrorKind::InvalidData, why);
+    let foreign = |why: &dyn Display| invalid(format!("not a safetensors file, or a damaged one: {why}"));
+    let n_after_length = n_bytes.checked_sub(8).ok_or_else(|| foreign(&format!("it has {n_bytes} bytes")))?;
+    let mut length = [0; 8];
+    r.read_exact(&mut length)?;
+    let n_header = u64::from_le_bytes(length);
+    if n_header > n_after_length.min(MAX_HEADER_BYTES as u64) {
+        return Err(foreign(&format!("a header of {n_header} bytes in a file of {n_bytes}")));
+    }
+    let mut header = vec![0; n_header as usize];
+    r.read_exact(&mut header)?;
+    let header: Metadata = serde_json::from_slice(&header).map_err(|e| foreign(&e))?;
+    let (expected, found) = (header.data_len() as u64, n_after_length - n_header);
+    if expected != found {
+        return Err(foreign(&format!("{found} bytes of elements, but its header says {expected}")));
+    }
     let mut infos: Vec<_> = header.tensors().into_iter().collect();
     // Tensors without elements may share a place; their names make the order certain.
     infos.sort_by(|(a_name, a), (b_name, b)| (a.data_offsets, a_name).cmp(&(b.data_offsets, b_name)));
     let mut tensors = Vec::new();
     for (name, info) in infos {
-        let bytes = &elements[info.data_offsets.0..info.data_offsets.1];
+        let n = info.data_offsets.1 - info.data_offsets.0;
         let data = match info.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::F32 => elements(&mut r, n, f32::from_le_bytes),
+            Dtype::F16 => elements(&mut r, n, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => elements(&mut r, n, |b| bf16::from_le_bytes(b).to_f32()),
             other => {
-                return Err(format!("tensor `{name}` is of type {other}, expected F32, F16 or BF16: convert it"));
+                let expected = "expected F32, F16 or BF16: convert it";
+                return Err(invalid(format!("tensor `{name}` is of type {other}, {expected}")));
             }
         };
-        tensors.push(NamedTensor { name, shape: info.shape.clone(), data });
+        tensors.push(NamedTensor { name, shape: info.shape.clone(), data: data? });
     }
     Ok((tensors, header.metadata().clone().unwrap_or_default().into_iter().collect()))
+}
+
+/// The elements that the next `n_bytes` hold, `N` bytes each.
+fn elements<const N: usize>(
+    r: &mut impl Read,
+    n_bytes: usize,
+    element: impl Fn([u8; N]) -> f32,
+) -> io::Result<Vec<f32>> {
+    let mut elements = Vec::new();
+    // Refused instead of fatal if there is no such memory.
+    elements.try_reserve_exact(n_bytes / N).map_err(|_| ErrorKind::OutOfMemory)?;
+    let mut bytes = vec![0; n_bytes.min(1 << 16)];
+    let mut n_left = n_bytes;
+    while n_left > 0 {
+        let n = n_left.min(bytes.len());
+        r.read_exact(&mut bytes[..n])?;
+        elements.extend(bytes[..n].as_chunks().0.iter().map(|&b| element(b)));
+        n_left -= n;
+    }
+    Ok(elements)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use safetensors::SafeTensors;
     use safetensors::tensor::TensorView;
+    use std::fs;
 
     fn tensor(name: &str, shape: &[usize], data: &[f32]) -> NamedTensor {
         NamedTensor { name: name.into(), shape: shape.to_vec(), data: data.to_vec() }
@@ -207,7 +250,7 @@ mod tests {
         assert_eq!(load_safetensors(&path).unwrap(), tensors);
 
         let bytes = fs::read(&path).unwrap();
-        assert_eq!(decode(&bytes).unwrap().1, metadata);
+        assert_eq!(decode(&bytes[..], bytes.len() as u64).unwrap().1, metadata);
         let by_crate = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(by_crate.len(), tensors.len());
         assert_eq!(by_crate.tensor("z.weight").unwrap().data()[..4], 0x7fa1_2345u32.to_le_bytes());
@@ -260,12 +303,12 @@ mod tests {
         save_safetensors(&path, &some_tensors()[..3], &BTreeMap::new()).unwrap();
         let whole = fs::read(&path).unwrap();
         for n in 0..whole.len() {
-            assert!(decode(&whole[..n]).is_err(), "{n} of {} bytes", whole.len());
+            assert!(decode(&whole[..n], n as u64).is_err(), "{n} of {} bytes", whole.len());
         }
         for lie in [u64::MAX, u64::MAX - 8, 1 << 40, whole.len() as u64, 0] {
             let mut bytes = whole.clone();
             bytes[..8].copy_from_slice(&lie.to_le_bytes());
-            assert!(decode(&bytes).is_err(), "{lie}");
+            assert!(decode(&bytes[..], bytes.len() as u64).is_err(), "{lie}");
         }
     }
 }

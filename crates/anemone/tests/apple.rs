@@ -198,7 +198,7 @@ fn train(config: &Config, mut open: impl FnMut() -> Arc<dyn Device>) -> (Vec<u32
                 let checkpoint = trainer.checkpoint().unwrap();
                 drop(trainer);
                 trainer = Trainer::new(config, open()).unwrap();
-                trainer.resume(&checkpoint).unwrap();
+                trainer.resume(checkpoint.clone()).unwrap();
             }
         }
     }

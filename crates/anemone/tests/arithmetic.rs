@@ -82,9 +82,9 @@ fn a_checkpoint_of_one_arithmetic_is_refused_by_the_other() {
     let checkpoint = trainer.checkpoint().unwrap();
     let mut other = config.clone();
     other.device.arithmetic = Arithmetic::Engine;
-    let refused = Trainer::new(&other, open(&other)).unwrap().resume(&checkpoint).unwrap_err();
+    let refused = Trainer::new(&other, open(&other)).unwrap().resume(checkpoint.clone()).unwrap_err();
     assert!(refused.to_string().contains("arithmetic"), "{refused}");
-    assert!(Trainer::new(&config, open(&config)).unwrap().resume(&checkpoint).is_ok());
+    assert!(Trainer::new(&config, open(&config)).unwrap().resume(checkpoint.clone()).is_ok());
 }
 
 #[test]

@@ -145,11 +145,11 @@ fn energy_is_counted_over_processes_and_only_where_it_was_used() {
     let checkpoint = trainer.checkpoint().unwrap();
 
     let mut resumed = Trainer::new(&config, metered()).unwrap();
-    resumed.resume(&checkpoint).unwrap();
+    resumed.resume(checkpoint.clone()).unwrap();
     assert_eq!(resumed.report().unwrap().stats.engine_energy_j, Some(4.0), "three before, and one");
 
     let mut elsewhere = Trainer::new(&config, Arc::new(soft(Chip::M4, ""))).unwrap();
-    elsewhere.resume(&checkpoint).unwrap();
+    elsewhere.resume(checkpoint.clone()).unwrap();
     let report = elsewhere.report().unwrap();
     let json = serde_json::to_string(&report).unwrap();
     assert!(report.stats.engine_energy_j.is_none() && !json.contains("energy"), "{json}");

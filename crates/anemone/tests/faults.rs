@@ -210,7 +210,7 @@ fn a_failure_that_stays_restarts_once_and_is_an_error_in_the_new_process() {
 
         let config = with_faults(strategy, "compile@1+");
         let mut trainer = Trainer::new(&config, open(&config)).unwrap();
-        trainer.resume(&checkpoint).unwrap();
+        trainer.resume(checkpoint.clone()).unwrap();
         check_error(&trainer.step().expect_err("no step can be made"), "new process");
         // The failures of both processes are counted: with overlap, the first failed in the background too.
         let (n_first, n_background) = if strategy == OVERLAP { (6, 1) } else { (4, 0) };
@@ -281,7 +281,7 @@ fn a_budget_is_kept_by_compiles_that_are_tried_again() {
             let device = open(&config);
             let mut trainer = Trainer::new(&config, device.clone()).unwrap();
             if let Some(checkpoint) = &checkpoint {
-                trainer.resume(checkpoint).unwrap();
+                trainer.resume(checkpoint.clone()).unwrap();
             }
             // One that spends all of its budget on a single update has no other end.
             while let Ok(Event::Step(_)) = trainer.step() {}

@@ -381,7 +381,7 @@ fn goes_along_on_the_device(case: &Case, config: &Config, fixture: &BTreeMap<Str
         assert_eq!(tensor.name, spec.name);
         tensor.data = case.param(spec);
     }
-    trainer.resume(&checkpoint).unwrap();
+    trainer.resume(checkpoint.clone()).unwrap();
     let Event::Step(step) = trainer.step().unwrap() else { panic!("expected a step") };
     // Every model has linear layers, which are the device's.
     let is_model = models().iter().any(|model| model.name == case.name);

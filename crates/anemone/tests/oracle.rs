@@ -1,6 +1,7 @@
 //! The `tiny` preset against the recorded run of the field's first program (`ANEMONE_SHARED/oracle`).
 #![allow(clippy::print_stdout, clippy::print_stderr)] // What is skipped, and how near a run came.
 
+use anemone::checkpoint::Checkpoint;
 use anemone::config::Strategy;
 use anemone::device::{self, Device, Kernel, SoftDevice, Usage};
 use anemone::mil::{Chip, Limits, ValidProgram, Weights, text};
@@ -32,7 +33,7 @@ fn run(config: &Config) -> (Vec<f32>, anemone::Report) {
                 let checkpoint = trainer.checkpoint().unwrap();
                 // A new device stands for a new process: its budgets are fresh.
                 trainer = Trainer::new(config, open()).unwrap();
-                trainer.resume(&checkpoint).unwrap();
+                trainer.resume(checkpoint.clone()).unwrap();
             }
         }
     }
@@ -124,13 +125,13 @@ impl Device for Recorder {
 /// Everything that the processes of a run compile.
 fn compiles(config: &Config, chip: Chip) -> Vec<(String, Option<Vec<u8>>)> {
     let mut all = Vec::new();
-    let mut checkpoint = None;
+    let mut checkpoint: Option<Checkpoint> = None;
     loop {
         let engine = SoftDevice::new(chip, Default::default());
         let device = Arc::new(Recorder { engine, compiles: Mutex::default() });
         let mut trainer = Trainer::new(config, device.clone()).unwrap();
         if let Some(checkpoint) = &checkpoint {
-            trainer.resume(checkpoint).unwrap();
+            trainer.resume(checkpoint.clone()).unwrap();
         }
         let event = loop {
             match trainer.step().unwrap() {

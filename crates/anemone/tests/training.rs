@@ -130,7 +130,7 @@ fn a_checkpoint_of_another_configuration_is_refused_and_the_trainer_is_as_before
     while trainer.n_steps() < 6 {
         trainer.step().unwrap();
     }
-    let e = trainer.resume(&checkpoint).unwrap_err();
+    let e = trainer.resume(checkpoint.clone()).unwrap_err();
     assert!(e.is_checkpoint() && e.to_string().contains("lr = 0.25"), "{e}");
     while let Event::Step(_) = trainer.step().unwrap() {}
     assert_eq!(trainer.weights(), run(&config).weights);
@@ -356,14 +356,14 @@ fn a_validation_that_fails_stops_behind_its_step_and_one_looked_at_again_is_stil
     assert_eq!((steps, broken.n_steps()), ((0..8).collect(), 8), "the step itself was done, and is told");
 
     let mut mended = trainer(true);
-    mended.resume(&broken.checkpoint().unwrap()).unwrap();
+    mended.resume(broken.checkpoint().unwrap()).unwrap();
     let mut last = None;
     while let Event::Step(step) = mended.step().unwrap() {
         last = step.validation;
     }
     assert!(last.is_some_and(|v| v.best));
     let mut again = trainer(true);
-    again.resume(&mended.checkpoint().unwrap()).unwrap();
+    again.resume(mended.checkpoint().unwrap()).unwrap();
     assert!(again.report().unwrap().validation.is_some_and(|v| v.best));
 }
 
@@ -383,7 +383,7 @@ fn updates_left_out_are_not_counted_and_resume_bit_for_bit() {
                 let model = config.model.model(&*data).unwrap();
                 let mut trainer = Trainer::with_model(&config, &*model, data, open(&config)).unwrap();
                 if let Some(checkpoint) = &checkpoint {
-                    trainer.resume(checkpoint).unwrap();
+                    trainer.resume(checkpoint.clone()).unwrap();
                 }
                 while trainer.n_steps() < until {
                     trainer.step().unwrap();

@@ -95,7 +95,7 @@ fn run(config: &Config, data: &Noise, cut: impl Fn(u64) -> bool) -> Run {
         if now.at_boundary() && cut(now.n_steps()) {
             let checkpoint = through_a_file(&now.checkpoint().unwrap());
             now = trainer(config, data);
-            now.resume(&checkpoint).unwrap();
+            now.resume(checkpoint.clone()).unwrap();
         }
     }
     let last = now.checkpoint().unwrap();
@@ -264,7 +264,7 @@ fn first_layer_step(loss_scale: LossScale) -> Vec<f32> {
         let base = if tensor.name == "fc2.weight" { 1e-2 } else { 0.0 };
         tensor.data.iter_mut().for_each(|x| *x = base + scale * (random.uniform() as f32 - 0.5));
     }
-    trainer.resume(&checkpoint).unwrap();
+    trainer.resume(checkpoint.clone()).unwrap();
     let Event::Step(step) = trainer.step().unwrap() else { panic!("expected a step") };
     assert!(step.loss.is_finite() && !step.update_skipped);
     let name = |t: &&NamedTensor| t.name == "fc1.weight";

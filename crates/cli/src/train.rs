@@ -214,7 +214,7 @@ impl Run {
         let mut warnings = Vec::new();
         let metrics = if is_resumed {
             let loaded = Checkpoint::load(&checkpoint)?;
-            trainer.resume(&loaded).with_context(|| format!("resume `{}`", checkpoint.display()))?;
+            trainer.resume(loaded).with_context(|| format!("resume `{}`", checkpoint.display()))?;
             progress.say(&format!("resumed at step {}", trainer.n_steps()));
             let resumed = MetricsLog::resume(&dir.metrics(), trainer.n_steps())?;
             for gap in &resumed.missing {

@@ -88,7 +88,7 @@ fn planned(config: &Config, restarts: &[u64]) -> Vec<NamedTensor> {
         let device = anemone::device::open(&config.device.options().unwrap()).unwrap();
         let mut trainer = Trainer::new(config, device).unwrap();
         if let Some(checkpoint) = &checkpoint {
-            trainer.resume(checkpoint).unwrap();
+            trainer.resume(checkpoint.clone()).unwrap();
         }
         while trainer.n_steps() < *until {
             let event = trainer.step().unwrap();

@@ -112,13 +112,13 @@ fn an_optimizer_restored_from_tensors_goes_on_bit_for_bit() {
         };
         assert_eq!(tensors.len(), n_expected, "{config:?}");
         let mut resumed = config.optimizer(&specs);
-        restore(&mut *resumed, &tensors, &specs).unwrap();
+        restore(&mut *resumed, &mut tensors.clone(), &specs).unwrap();
         let mut other = params.clone();
         fixture.train(&mut *whole, &mut params, 3..6);
         fixture.train(&mut *resumed, &mut other, 3..6);
         assert_eq!(params, other, "{config:?}");
         if let Some((last, rest)) = tensors.split_last() {
-            let e = restore(&mut *config.optimizer(&specs), rest, &specs).unwrap_err();
+            let e = restore(&mut *config.optimizer(&specs), &mut rest.to_vec(), &specs).unwrap_err();
             assert!(e.is_checkpoint() && e.to_string().contains(&last.name), "{e}");
         }
     }

@@ -89,7 +89,7 @@ pub(crate) fn run_from(
     for _ in 0..=config.train.steps + 1 {
         let mut trainer = Trainer::new(config, open(config))?;
         if let Some(checkpoint) = &checkpoint {
-            trainer.resume(checkpoint)?;
+            trainer.resume(checkpoint.clone())?;
         }
         loop {
             match trainer.step()? {
