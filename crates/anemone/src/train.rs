@@ -30,6 +30,7 @@ use compiling::{Coming, Cut};
 pub use evaluate::Evaluator;
 use evaluate::Forward;
 use kernels::{Compiler, Kernels};
+use pass::Times;
 pub use plan::{Description, HostOp, ProgramUse};
 use plan::{Environment, TrainPlan};
 use precision::Precision;
@@ -354,46 +355,91 @@ impl Trainer {
     }
 
     fn one_step(&mut self) -> Result<Event> {
+        let (started, waited_before_s) = (Instant::now(), self.state.stats.compile_wait_s);
+        if let Some(event) = self.get_ready()? {
+            return Ok(event);
+        }
+        let (step, first) = (self.state.step, self.state.step - self.batch.n_steps);
+        let (lr, loss_scale) = (self.config.train.lr_at(first), self.state.precision.scale);
+        let staleness = self.state.update - self.batch.kernel_update;
+        let (times, loss) = self.add_to_batch().inspect_err(|_| self.abandon_batch())?;
+
+        let n_updates = self.state.update;
+        let ends =
+            self.batch.n_steps == self.config.train.accumulate || self.state.step == self.config.train.steps;
+        let gradient_norm = if ends { self.end_batch(lr)? } else { None };
+
+        let stats = &mut self.state.stats;
+        let wait_s = stats.compile_wait_s - waited_before_s;
+        let device_s = times.device.as_secs_f64();
+        let host_s = started.elapsed().as_secs_f64() - wait_s - device_s;
+        stats.device_s += device_s;
+        stats.host_s += host_s;
+        stats.copy_s += times.copies.as_secs_f64();
+        stats.gradients_s += times.gradients.as_secs_f64();
+        stats.gradients_hidden_s += times.gradients_hidden.as_secs_f64();
+        let retries = stats.n_retries.saturating_sub(self.state.n_retries_reported);
+        self.state.n_retries_reported = stats.n_retries;
+
+        let eval_before_s = stats.eval_s;
+        let is_validated = ends && self.trouble.is_none() && self.is_validated_after(first);
+        let validation = if is_validated { self.validate() } else { Ok(None) };
+        let validation = validation.unwrap_or_else(|e| {
+            self.trouble = Some(e);
+            None
+        });
+        Ok(Event::Step(StepReport {
+            step,
+            time_us: now_us(),
+            loss,
+            update: self.state.update,
+            staleness,
+            skipped: !loss.is_finite(),
+            update_skipped: ends && self.state.update == n_updates,
+            lr,
+            loss_scale,
+            gradient_norm,
+            device_us: micros(device_s),
+            copy_us: micros(times.copies.as_secs_f64()),
+            host_us: micros(host_s),
+            compile_wait_us: micros(wait_s),
+            compiles: self.n_compiles(),
+            compiled: std::mem::take(&mut self.state.compiled),
+            retries,
+            eval_us: validation.as_ref().map(|_| micros(self.state.stats.eval_s - eval_before_s)),
+            validation,
+        }))
+    }
+
+    /// Sees to kernels for a step, or says what there is instead of one.
+    fn get_ready(&mut self) -> Result<Option<Event>> {
         if let Some(trouble) = self.trouble.take() {
             return Err(trouble);
         }
         if self.finished {
-            return Ok(Event::Finished);
+            return Ok(Some(Event::Finished));
         }
-        let mut waited = self.state.stats.compile_wait_s;
         if self.at_boundary() && self.out_of_compiles() {
-            return self.restart("the budget of compiles is spent".into());
+            return self.restart("the budget of compiles is spent".into()).map(Some);
         }
         if self.kernels.is_none()
             && let Err(e) = self.compile_now()
         {
             // A new process may have better luck, but only where this one has got anywhere.
             let hopeless = e.is_refused() || e.is_config() || self.state.step == self.begun_at;
-            return if hopeless { Err(e) } else { self.restart(e.to_string()) };
+            return if hopeless { Err(e) } else { self.restart(e.to_string()).map(Some) };
         }
-        waited = self.state.stats.compile_wait_s - waited;
+        Ok(None)
+    }
 
-        let started = Instant::now();
-        let step = self.state.step;
-        let staleness = self.state.update - self.batch.kernel_update;
-        let times = match self.forward_and_backward() {
-            Ok(times) => times,
-            Err(e) => {
-                self.abandon_batch();
-                return Err(e);
-            }
-        };
-        let device_s = times.device.as_secs_f64();
+    /// One pass, whose gradients become part of the batch; gives its loss.
+    fn add_to_batch(&mut self) -> Result<(Times, f32)> {
+        let times = self.forward_and_backward()?;
         let loss = self.environment.loss();
-        let skipped = !loss.is_finite();
-        let first = step - self.batch.n_steps;
-        let lr = self.config.train.lr_at(first);
-        let loss_scale = self.state.precision.scale;
-        if skipped {
-            self.not_finite(&format!("the loss of step {step} is {loss}"))
-                .inspect_err(|_| self.abandon_batch())?;
-        } else {
+        if loss.is_finite() {
             self.accumulate();
+        } else {
+            self.not_finite(&format!("the loss of step {} is {loss}", self.state.step))?;
         }
         if self.batch.n_steps == 0 {
             self.batch.loss_before = self.state.last_loss;
@@ -401,50 +447,7 @@ impl Trainer {
         self.batch.n_steps += 1;
         self.state.step += 1;
         self.state.last_loss = Some(loss);
-
-        let before = self.state.stats.compile_wait_s;
-        let n_updates = self.state.update;
-        let ends =
-            self.batch.n_steps == self.config.train.accumulate || self.state.step == self.config.train.steps;
-        let gradient_norm = if ends { self.end_batch(lr)? } else { None };
-        let wait_s = self.state.stats.compile_wait_s - before;
-        let step_s = started.elapsed().as_secs_f64() - wait_s;
-        let eval_s = self.state.stats.eval_s;
-        let n_retries = self.state.stats.n_retries;
-        let retries = n_retries.saturating_sub(self.state.n_retries_reported);
-        self.state.n_retries_reported = n_retries;
-        let is_validated = ends && self.trouble.is_none() && self.is_validated_after(first);
-        let validation = is_validated.then(|| self.validate()).transpose().unwrap_or_else(|e| {
-            self.trouble = Some(e);
-            None
-        });
-        let validation = validation.flatten();
-        self.state.stats.device_s += device_s;
-        self.state.stats.host_s += step_s - device_s;
-        self.state.stats.copy_s += times.copies.as_secs_f64();
-        self.state.stats.gradients_s += times.gradients.as_secs_f64();
-        self.state.stats.gradients_hidden_s += times.gradients_hidden.as_secs_f64();
-        Ok(Event::Step(StepReport {
-            step,
-            time_us: now_us(),
-            loss,
-            update: self.state.update,
-            staleness,
-            skipped,
-            update_skipped: ends && self.state.update == n_updates,
-            lr,
-            loss_scale,
-            gradient_norm,
-            device_us: micros(device_s),
-            copy_us: micros(times.copies.as_secs_f64()),
-            host_us: micros(step_s - device_s),
-            compile_wait_us: micros(wait_s + waited),
-            compiles: self.n_compiles(),
-            compiled: std::mem::take(&mut self.state.compiled),
-            retries,
-            eval_us: validation.as_ref().map(|_| micros(self.state.stats.eval_s - eval_s)),
-            validation,
-        }))
+        Ok((times, loss))
     }
 
     /// Whether a checkpoint can be made now: between updates, with no compile under way.
@@ -630,10 +633,11 @@ impl Trainer {
                 self.batch.gradients = self.trained.iter().enumerate().map(|p| vec![0.0; n(p)]).collect();
             }
             let first = self.batch.n_added == 0;
-            for (i, sum) in self.batch.gradients.iter_mut().enumerate() {
+            // Those that are added already have no sum here.
+            let sums = self.batch.gradients.iter_mut().enumerate().filter(|(_, sum)| !sum.is_empty());
+            for (i, sum) in sums {
                 let gradient = self.environment.gradient(i);
-                if self.environment.is_added(i) {
-                } else if first {
+                if first {
                     sum.copy_from_slice(gradient);
                 } else {
                     sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);

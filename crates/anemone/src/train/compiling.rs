@@ -45,34 +45,51 @@ impl Trainer {
         let was_stale = std::mem::take(&mut self.batch.stale);
         if let Some(coming) = self.background.take() {
             self.swap(coming);
-        } else if self.kernels.is_some() && self.batch.kernel_update == self.state.update {
-            // The update was left out: the kernels are of the weights that there are.
-        } else if !over && self.config.weights.strategy == Strategy::Operand {
-            self.prepare()?;
-            self.hand_prepared();
-            if let Some(kernels) = &mut self.kernels {
-                kernels.write_weights(&self.plan.weights(&self.environment, &self.params))?;
+            return Ok(());
+        }
+        // If the update was left out, the kernels are of the weights that there are.
+        let are_latest = self.kernels.is_some() && self.batch.kernel_update == self.state.update;
+        if over || are_latest {
+            return Ok(());
+        }
+        match self.config.weights.strategy {
+            Strategy::Operand => self.pass_weights(),
+            Strategy::Baked if self.overlaps() && !was_stale && self.kernels.is_some() => self.compile_behind(),
+            Strategy::Baked => {
+                self.kernels = None;
+                Ok(())
             }
-            self.batch.kernel_update = self.state.update;
-        } else if !over && self.overlaps() && !was_stale && self.kernels.is_some() {
-            self.prepare()?;
-            let weights = self.plan.weights(&self.environment, &self.params);
-            let begin_us = now_us();
-            match self.compiler.compile_in_background(weights.into_iter().map(<[f32]>::to_vec).collect()) {
-                Ok(background) => {
-                    let handed = self.plan.handed(&self.environment, &self.params);
-                    self.background = Some(Coming { background, begin_us, update: self.state.update, handed });
-                    self.batch.stale = true;
-                }
-                Err(e) => {
-                    let (end_us, error) = (now_us(), Some(e.to_string()));
-                    self.state.compiled.push(Compiled { begin_us, end_us, background: true, error });
-                    self.state.stats.n_background_failures += 1;
-                    self.kernels = None;
-                }
+        }
+    }
+
+    /// Passes the latest weights to the kernels.
+    fn pass_weights(&mut self) -> Result<()> {
+        self.prepare()?;
+        self.hand_prepared();
+        if let Some(kernels) = &mut self.kernels {
+            kernels.write_weights(&self.plan.weights(&self.environment, &self.params))?;
+        }
+        self.batch.kernel_update = self.state.update;
+        Ok(())
+    }
+
+    /// Begins kernels of the latest weights, while those that there are train on.
+    fn compile_behind(&mut self) -> Result<()> {
+        self.prepare()?;
+        let weights = self.plan.weights(&self.environment, &self.params);
+        let begin_us = now_us();
+        match self.compiler.compile_in_background(weights.into_iter().map(<[f32]>::to_vec).collect()) {
+            Ok(background) => {
+                let handed = self.plan.handed(&self.environment, &self.params);
+                self.background = Some(Coming { background, begin_us, update: self.state.update, handed });
+                self.batch.stale = true;
             }
-        } else if !over {
-            self.kernels = None;
+            Err(e) => {
+                let (end_us, error) = (now_us(), Some(e.to_string()));
+                self.state.compiled.push(Compiled { begin_us, end_us, background: true, error });
+                self.state.stats.n_background_failures += 1;
+                self.kernels = None;
+            }
         }
         Ok(())
     }
