@@ -40,7 +40,8 @@ pub struct Builder {
     calls: Vec<Call>,
     made: Vec<Made>,
     values: Vec<Info>,
-    names: HashSet<String>,
+    /// The names that are taken, with the last number up to which those that begin so are too.
+    names: HashMap<String, usize>,
 }
 
 /// A call as it was made: what gradients are taken of.
@@ -70,7 +71,7 @@ impl Builder {
             calls: Vec::new(),
             made: Vec::new(),
             values: Vec::new(),
-            names: HashSet::new(),
+            names: HashMap::new(),
         }
     }
 
@@ -80,7 +81,7 @@ impl Builder {
     ///
     /// If the name is taken.
     pub fn input(&mut self, name: &str, ty: TensorType) -> Result<Value> {
-        if self.names.contains(name) {
+        if self.names.contains_key(name) {
             return Err(invalid("duplicate-name", format!("input `{name}` is declared twice")));
         }
         let v = self.define(name.to_string(), ty.into(), None);
@@ -219,7 +220,7 @@ impl Builder {
     }
 
     fn define(&mut self, name: String, ty: Type, constant: Option<ops::Value>) -> Value {
-        self.names.insert(name.clone());
+        self.names.entry(name.clone()).or_default();
         self.values.push(Info { name, ty, constant, is_constant: false });
         Value(self.values.len() - 1)
     }
@@ -229,18 +230,14 @@ impl Builder {
     }
 
     /// `name`, or if that is taken `name_1`, `name_2`, ...
-    fn fresh(&self, name: &str) -> String {
-        if !self.names.contains(name) {
-            return name.to_string();
-        }
-        let mut n = 1;
-        loop {
-            let candidate = format!("{name}_{n}");
-            if !self.names.contains(&candidate) {
-                return candidate;
-            }
+    fn fresh(&mut self, name: &str) -> String {
+        let Some(&last) = self.names.get(name) else { return name.to_string() };
+        let mut n = last + 1;
+        while self.names.contains_key(&format!("{name}_{n}")) {
             n += 1;
         }
+        self.names.insert(name.to_string(), n - 1);
+        format!("{name}_{n}")
     }
 }
 

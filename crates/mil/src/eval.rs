@@ -6,11 +6,13 @@
 //! States live from run to run and begin as zeros. A run that fails leaves them as they were.
 
 use crate::error::{Error, Result};
-use crate::ir::{TensorType, Type, shapes_agree};
+use crate::ir::{BlobRef, TensorType, Type, shapes_agree};
 use crate::ops::{Args, Bound, Eval, EvalFn, OpError, Operand, Value, infer};
 use crate::tensor::Tensor;
 use crate::valid::{ArgIds, Origin, ValidBlock, ValidCall, ValidFunction, ValidProgram, ValueId};
 use crate::weights::Weights;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// The rounds that all loops of one run may take together; a run that needs more fails, because it may never end.
 pub const MAX_ITERATIONS: usize = 100_000;
@@ -57,12 +59,17 @@ impl<'a> Interpreter<'a> {
     ///
     /// As [`Interpreter::new`].
     pub fn of(function: &'a ValidFunction, weights: &Weights) -> Result<Interpreter<'a>> {
+        // Constants may share a record, which then is decoded once.
+        let mut records: HashMap<(&BlobRef, &TensorType), Tensor> = HashMap::new();
         let constants = function
             .values
             .iter()
             .map(|v| match (&v.origin, &v.ty) {
                 (Origin::Constant(c), _) => Ok(Some(c.clone())),
-                (Origin::Blob(b), Type::Tensor(ty)) => weights.resolve(b, ty).map(|t| Some(t.into())),
+                (Origin::Blob(b), Type::Tensor(ty)) => Ok(Some(match records.entry((b, ty)) {
+                    Entry::Occupied(there) => there.get().clone().into(),
+                    Entry::Vacant(place) => place.insert(weights.resolve(b, ty)?).clone().into(),
+                })),
                 (Origin::Blob(_), ty) => {
                     Err(Error::weights(format!("`{}` has type {ty}, expected a tensor", v.name)))
                 }
@@ -222,7 +229,9 @@ impl Run<'_> {
             })
             .collect();
         let args = Args { def: call.op, operands };
-        let too_large = |t: &&TensorType| t.n_elements().is_some_and(|n| n > MAX_ELEMENTS);
+        // Work goes by the sizes of axes even where one of them is 0.
+        let n_places = |shape: Vec<usize>| shape.iter().fold(1usize, |n, &d| n.saturating_mul(d.max(1)));
+        let too_large = |t: &&TensorType| t.fixed_shape().is_some_and(|shape| n_places(shape) > MAX_ELEMENTS);
         infer(&args)
             .and_then(|types| match types.iter().filter_map(Type::as_tensor).find(too_large) {
                 Some(t) => Err(OpError::new(format!("gives {t}, more than {MAX_ELEMENTS} elements"))),

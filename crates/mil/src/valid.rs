@@ -203,8 +203,9 @@ pub fn check(program: Program, limits: &Limits) -> (Option<ValidProgram>, Vec<Di
     if program.functions.is_empty() {
         findings.push(Diagnostic::error("no-function", "the program has no function"));
     }
-    for (i, f) in program.functions.iter().enumerate() {
-        if program.functions[..i].iter().any(|g| g.name == f.name) {
+    let mut names = HashSet::new();
+    for f in &program.functions {
+        if !names.insert(&f.name) {
             let message = format!("function `{}` is defined twice", f.name);
             findings.push(Diagnostic::error("duplicate-name", message).at(f.span, "again here"));
         }
@@ -214,6 +215,11 @@ pub fn check(program: Program, limits: &Limits) -> (Option<ValidProgram>, Vec<Di
         functions.push(Resolver::new(f, &mut findings).function());
     }
     if findings.iter().any(|d| d.severity == Severity::Error) {
+        let n_more = findings.len().saturating_sub(MAX_FINDINGS);
+        if n_more > 0 {
+            findings.truncate(MAX_FINDINGS);
+            findings.push(Diagnostic::error("too-many", format!("{n_more} more were found: mend these first")));
+        }
         return (None, findings);
     }
     findings.extend(limits.findings(&program, &functions));
@@ -227,11 +233,16 @@ struct Resolver<'a> {
     values: Vec<ValueInfo>,
     /// What each name means; nested blocks add to it and take back.
     scope: HashMap<&'a str, ValueId>,
+    /// The names that were given a meaning, with the one they had before.
+    defined: Vec<(&'a str, Option<ValueId>)>,
     /// What is computed from constants alone, as the decompressed weights that `constexpr_*` ops give.
     folded: HashSet<ValueId>,
     /// How many blocks are open.
     depth: usize,
 }
+
+/// What is found of a wrong program beyond so many is only counted: each is shown with its line.
+const MAX_FINDINGS: usize = 100;
 
 /// Blocks in blocks that a program may have.
 const MAX_DEPTH: usize = 64;
@@ -243,6 +254,7 @@ impl<'a> Resolver<'a> {
             findings,
             values: Vec::new(),
             scope: HashMap::new(),
+            defined: Vec::new(),
             folded: HashSet::new(),
             depth: 0,
         }
@@ -258,7 +270,9 @@ impl<'a> Resolver<'a> {
 
     fn define(&mut self, p: &'a Param, origin: Origin) -> ValueId {
         let id = self.push(p.name.clone(), p.ty.clone(), origin, p.span);
-        if let Some(first) = self.scope.insert(&p.name, id) {
+        let first = self.scope.insert(&p.name, id);
+        self.defined.push((&p.name, first));
+        if let Some(first) = first {
             let first = self.values[first.index()].span;
             self.findings.push(
                 Diagnostic::error("duplicate-name", format!("`{}` is defined twice", p.name))
@@ -289,11 +303,16 @@ impl<'a> Resolver<'a> {
             self.findings.push(Diagnostic::error("nesting", message).at(span, ""));
             return ValidBlock::default();
         }
-        let outer = self.scope.clone();
+        let outer = self.defined.len();
         self.depth += 1;
         let valid = self.block(block);
         self.depth -= 1;
-        self.scope = outer;
+        for (name, before) in self.defined.drain(outer..).rev() {
+            match before {
+                Some(id) => self.scope.insert(name, id),
+                None => self.scope.remove(name),
+            };
+        }
         valid
     }
 

@@ -476,3 +476,12 @@ fn lines_and_columns_count_from_one_and_in_characters() {
     // The middle of a character is where it begins.
     assert_eq!(line_column(source, 4), (2, 1));
 }
+
+#[test]
+fn findings_without_end_are_counted() {
+    let calls = "y = relu(x = nowhere); ".replace("y =", "tensor<fp16, [1]> y =").repeat(150);
+    let source = format!("program(1.3) {{ func main<ios18>(tensor<fp16, [1]> x) {{ {calls} }} -> (x); }}");
+    let error = anemone_mil::validate(parse(&source).unwrap(), &anemone_mil::Limits::none()).unwrap_err();
+    let last = error.diagnostics().last().unwrap();
+    assert_eq!((error.diagnostics().len(), last.code), (101, "too-many"), "{}", last.message);
+}

@@ -228,6 +228,41 @@ fn parameters_of_constexpr_ops_are_attributes_in_1_0() {
 }
 
 #[test]
+fn blocks_beside_each_other_keep_constants_of_one_name_apart() {
+    let block = |x: &str| {
+        format!(
+            "() {{ tensor<fp16, [1]> w = const()[val = tensor<fp16, [1]>([{x}])];
+                tensor<fp32, [1]> a = constexpr_cast(output_dtype = d, source_val = w); }} -> (a)"
+        )
+    };
+    let source = program(
+        "1.3",
+        &format!(
+            "string d = const()[val = string(\"fp32\")];
+            tensor<fp32, [1]> y = cond(pred = x) {} {};",
+            block("0x1p+0"),
+            block("0x1p+1")
+        ),
+    );
+    let lowered = print(&parsed(&source).to_version(Version::V1_0).unwrap());
+    let at = |what: &str| lowered.find(what).unwrap_or_else(|| panic!("{what} in {lowered}"));
+    let attribute = |x: &str| format!("source_val = tensor<fp16, [1]>([{x}])");
+    assert!(at(&attribute("0x1p+0")) < at(&attribute("0x1p+1")));
+}
+
+#[test]
+fn ops_and_parameters_that_the_other_version_lacks_are_named() {
+    let attention = "tensor<fp16, [1]> y = scaled_dot_product_attention(key = x, query = x, value = x);";
+    let source = program("1.3", attention).replace("main<ios17>", "main<ios18>");
+    let e = parsed(&source).to_version(Version::V1_0).unwrap_err().to_string();
+    assert!(e.contains("op `scaled_dot_product_attention` comes with ios18"), "{e}");
+    let source = program("1.0", "tensor<fp16, [1]> y = crop_resize(roi = x, x = x);");
+    let source = source.replace("main<ios17>", "main<ios16>");
+    let e = parsed(&source).to_version(Version::V1_3).unwrap_err().to_string();
+    assert!(e.contains("op `crop_resize` has no parameter `roi` in ios17"), "{e}");
+}
+
+#[test]
 fn op_sets_follow_the_version_and_what_1_0_lacks_is_named() {
     let source = program("1.0", "relu<ios15>(x = x);").replace("main<ios17>", "main<ios15>");
     let raised = parsed(&source).to_version(Version::V1_3).unwrap();

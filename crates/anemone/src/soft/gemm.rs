@@ -106,9 +106,9 @@ impl Gemm {
         } else {
             0
         };
-        // Whether or not the unit is used: that may change meanwhile.
-        let may_have_tiles = amx::is_here() && self.may_suit_tiles();
-        let tiles = if may_have_tiles { self.n_scratch_of_tiles(n_parts) } else { 0 };
+        // Whether or not the unit is used, which may change meanwhile, and for narrower products too, which may
+        // suit tiles where wider ones do not.
+        let tiles = if amx::is_here() { self.n_scratch_of_tiles(n_parts) } else { 0 };
         short.max(tall).max(tiles) + MOST_SKIPPED
     }
 
@@ -195,7 +195,7 @@ impl Gemm {
 }
 
 /// Whether tiles are multiplied by a unit of their own.
-fn unit_is_used() -> bool {
+pub(super) fn unit_is_used() -> bool {
     simd::may_use_amx() && amx::is_here()
 }
 

@@ -451,9 +451,7 @@ impl<'a> Planner<'a> {
                 let x = *x;
                 let found = self.uniform.get(&(x.to_bits(), len)).cloned();
                 found.unwrap_or_else(|| {
-                    let mut floats = Floats::zeros(len);
-                    floats.fill(x);
-                    let place = self.buffer(PlaceKind::Floats, len, Some(Content::Floats(floats)));
+                    let place = self.buffer(PlaceKind::Floats, len, Some(Content::Uniform(x)));
                     self.uniform.insert((x.to_bits(), len), place.clone());
                     place
                 })
@@ -560,7 +558,8 @@ impl<'a> Planner<'a> {
         if let Some(packed) = self.packed.get(&key) {
             return Some(packed.clone());
         }
-        let packed = if let Some(Content::Floats(x)) = &self.buffers[place.slot].content {
+        let Buffer { len, content, .. } = &self.buffers[place.slot];
+        let packed = if let Some(x) = content.as_ref().and_then(|content| content.floats(*len)) {
             let mut packed = Floats::zeros(shape.n_packed());
             shape.pack(&x[place.range.clone()], 0, &mut packed);
             (self.buffer(PlaceKind::Floats, packed.len(), Some(Content::Floats(packed))), None)

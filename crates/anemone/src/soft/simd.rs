@@ -3,8 +3,8 @@
 use pulp::{Arch, Scalar, WithSimd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Which instructions the software engine uses. Results are the same with all of them, to the bit, but for those
-/// of a matrix unit: it sums in another order.
+/// Which instructions the software engine uses. Results are the same with all of them, to the bit but for the
+/// sign of a NaN, and for those of a matrix unit: it sums in another order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Instructions {
     /// The widest this CPU has.

@@ -17,7 +17,24 @@ pub(super) struct Buffer {
 #[derive(Clone, Debug)]
 pub(super) enum Content {
     Floats(Floats),
+    /// One number everywhere; it takes memory when the plan, seen to be of a size that fits, gets its own.
+    Uniform(f32),
     Ints(Vec<i32>),
+}
+
+impl Content {
+    /// The numbers, if it is numbers; so many of a uniform one.
+    pub(super) fn floats(&self, len: usize) -> Option<Floats> {
+        match self {
+            Content::Floats(x) => Some(x.clone()),
+            Content::Uniform(x) => {
+                let mut floats = Floats::zeros(len);
+                floats.fill(*x);
+                Some(floats)
+            }
+            Content::Ints(_) => None,
+        }
+    }
 }
 
 /// The slots of a plan as they are before the first run.
@@ -96,8 +113,8 @@ impl Slots {
         let empty = self.floats.iter().rev().filter(|s| s.content.is_none());
         let mut zeros = Floats::together(&empty.map(|s| s.len).collect::<Vec<_>>());
         let floats = |s: &Slot| match &s.content {
-            Some(Content::Floats(x)) => x.clone(),
-            _ => zeros.pop().unwrap_or_default(),
+            Some(content) => content.floats(s.len).unwrap_or_default(),
+            None => zeros.pop().unwrap_or_default(),
         };
         let ints = |s: &Slot| match &s.content {
             Some(Content::Ints(x)) => x.clone(),

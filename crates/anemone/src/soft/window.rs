@@ -1,6 +1,6 @@
 //! Convolutions by matrix products over windows laid out in columns, and pooling.
 
-use super::gemm::{Gemm, Left, Rounding, Start};
+use super::gemm::{self, Gemm, Left, Rounding, Start};
 use super::reduce::larger;
 use super::simd::vectorized;
 use super::threads;
@@ -156,9 +156,16 @@ impl Conv {
         let (laid_out, scratch) = scratch.split_at_mut(self.n_columns() * terms);
         let (sums, room) = scratch.split_at_mut(self.n_columns() * n_out);
         let w = &w[group * n_out * terms..][..n_out * terms];
-        let total = n_images * size;
-        for from in (0..total).step_by(self.n_columns()) {
-            let columns = self.n_columns().min(total - from);
+        // A matrix unit sums by what is laid out together, which must not depend on the thread: windows of an
+        // image.
+        let n_together = if gemm::unit_is_used() { size } else { n_images * size };
+        let begins = (0..n_images * size).step_by(n_together.max(1));
+        let slabs = begins.flat_map(|begin| {
+            let end = begin + n_together;
+            (begin..end).step_by(self.n_columns()).map(move |from| (from, end))
+        });
+        for (from, end) in slabs {
+            let columns = self.n_columns().min(end - from);
             let laid_out = &mut laid_out[..columns * terms];
             self.lay_out(x, group, from, columns, laid_out);
             let sums = &mut sums[..columns * n_out];

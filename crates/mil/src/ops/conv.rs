@@ -168,15 +168,18 @@ impl Conv {
             None => None,
             Some(s) => {
                 let fits = |d: Dim, s: i64| d.agrees(Dim::Fixed(s as u64));
-                let sizes: Vec<usize> = s.iter().filter_map(|&s| usize::try_from(s).ok()).collect();
-                if sizes.len() != x.shape.len() || !fits(x.shape[0], s[0]) || !fits(channels, s[1]) {
+                let sizes: Option<Vec<usize>> = s.iter().map(|&s| usize::try_from(s).ok()).collect();
+                let is_shape = |sizes: &Vec<usize>| {
+                    sizes.len() == x.shape.len() && fits(x.shape[0], s[0]) && fits(channels, s[1])
+                };
+                let Some(sizes) = sizes.filter(is_shape) else {
                     let message = format!(
                         "is {s:?}, expected {} sizes, the first {} and {channels}",
                         x.shape.len(),
                         x.shape[0]
                     );
                     return Err(OpError::arg("output_shape", message));
-                }
+                };
                 Some(sizes[2..].to_vec())
             }
         };

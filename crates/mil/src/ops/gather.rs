@@ -3,7 +3,7 @@
 //! A gather and the scatter of the same kind agree on which element each index means; so one function answers that
 //! for both, and each is the gradient of the other.
 
-use super::elementwise::show;
+use super::elementwise::{maximum, minimum, show};
 use super::shape::{out_shape, strides, walk};
 use super::*;
 use crate::builder::{self, Builder};
@@ -287,8 +287,8 @@ impl Mode {
             Mode::Sub => x - update,
             Mode::Mul => x * update,
             Mode::Div => x / update,
-            Mode::Max => x.max(update),
-            Mode::Min => x.min(update),
+            Mode::Max => maximum(x, update),
+            Mode::Min => minimum(x, update),
         }
     }
 

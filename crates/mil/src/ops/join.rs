@@ -103,9 +103,11 @@ fn concat_infer(args: &Args<'_>) -> OpResult<Vec<Type>> {
         types.iter().map(|t| if t.shape.is_empty() { vec![Dim::Fixed(1)] } else { t.shape.clone() }).collect();
     let axis = concat_axis(args, types[0].shape.len())?;
     let mut shape = shapes[0].clone();
-    for other in &shapes[1..] {
+    // Scalars join to a vector, but no vector with scalars.
+    let are_scalars = |ty: &TensorType| ty.shape.is_empty();
+    for (other, other_type) in shapes.iter().zip(&types).skip(1) {
         let but = || misfit(&shapes[0], other, &format!(" but on axis {axis}"));
-        if other.len() != shape.len() {
+        if other.len() != shape.len() || are_scalars(other_type) != are_scalars(types[0]) {
             return Err(but());
         }
         for (i, d) in shape.iter_mut().enumerate() {

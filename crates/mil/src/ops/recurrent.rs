@@ -279,7 +279,7 @@ impl Activation {
     fn apply(self, x: f64) -> f64 {
         match self {
             Activation::Linear => x,
-            Activation::Relu => x.max(0.0),
+            Activation::Relu => maximum(x, 0.0),
             Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Activation::Tanh => x.tanh(),
             Activation::ScaledTanh => SCALED_TANH.0 * (SCALED_TANH.1 * x).tanh(),

@@ -55,10 +55,16 @@ const SQUEEZE: OpDef = OpDef {
     params: &[X, Param::constant("axes", INT32).optional()],
     infer: |args| {
         let x = args.ty("x")?;
-        // Axes of another size than 1 stay, also where they are named; an unknown size counts as another.
         let axes = args.axes("axes", x.shape.len())?;
-        let stays = |(i, d): &(usize, &Dim)| !axes.contains(i) || **d != Dim::Fixed(1);
-        let shape = x.shape.iter().enumerate().filter(stays).map(|(_, &d)| d).collect();
+        // An unknown size is seen to be 1 when the program runs. Unnamed, it counts as another.
+        let goes = |i: usize, d: Dim| match args.has("axes") {
+            true => axes.contains(&i),
+            false => d == Dim::Fixed(1),
+        };
+        if let Some(i) = axes.iter().find(|&&i| args.has("axes") && !x.shape[i].agrees(Dim::Fixed(1))) {
+            return Err(OpError::arg("axes", format!("names axis {i} of `x` {x}, expected one of size 1")));
+        }
+        let shape = x.shape.iter().enumerate().filter(|&(i, &d)| !goes(i, d)).map(|(_, &d)| d).collect();
         Ok(vec![TensorType { dtype: x.dtype, shape }.into()])
     },
     eval: Eval::By(reshape_eval),
@@ -300,13 +306,16 @@ fn reshape_like_type(args: &Args<'_>) -> OpResult<TensorType> {
 
 fn permutation(args: &Args<'_>, rank: usize) -> OpResult<Vec<usize>> {
     let given = args.ints("perm")?.unwrap_or_default();
-    let perm: Vec<usize> =
-        given.iter().filter_map(|&p| usize::try_from(if p < 0 { p + rank as i64 } else { p }).ok()).collect();
-    let mut sorted = perm.clone();
-    sorted.sort_unstable();
-    match sorted.iter().copied().eq(0..rank) {
-        true => Ok(perm),
-        false => Err(OpError::arg("perm", format!("is {given:?}, expected an order of {rank} axes"))),
+    let axis = |&p: &i64| usize::try_from(if p < 0 { p + rank as i64 } else { p }).ok();
+    let perm: Option<Vec<usize>> = given.iter().map(axis).collect();
+    let is_order = |perm: &Vec<usize>| {
+        let mut sorted = perm.clone();
+        sorted.sort_unstable();
+        sorted.into_iter().eq(0..rank)
+    };
+    match perm.filter(is_order) {
+        Some(perm) => Ok(perm),
+        None => Err(OpError::arg("perm", format!("is {given:?}, expected an order of {rank} axes"))),
     }
 }
 

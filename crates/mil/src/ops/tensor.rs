@@ -94,7 +94,7 @@ pub(super) const OPS: &[OpDef] = &[
                 None => Dim::Any,
             };
             shape.insert(axis, size);
-            let dtype = |name| if args.has(name) { args.dtype(name) } else { Ok(DType::Int32) };
+            let dtype = |name| if args.has(name) { scalar(args, name) } else { Ok(DType::Int32) };
             let (on, off) = (dtype("on_value")?, dtype("off_value")?);
             if on != off {
                 return Err(OpError::arg("off_value", format!("is {off}, expected {on} like `on_value`")));
@@ -258,16 +258,21 @@ fn sizes(args: &Args<'_>) -> OpResult<Vec<Dim>> {
 }
 
 fn fill_dtype(args: &Args<'_>) -> OpResult<DType> {
-    if args.has("value") { args.dtype("value") } else { Ok(DType::Fp32) }
+    if args.has("value") { scalar(args, "value") } else { Ok(DType::Fp32) }
 }
 
 fn fill_eval(args: &Args<'_>) -> OpResult<Vec<Value>> {
-    let shape = out_shape(args)?;
     let value = args.optional("value").cloned().unwrap_or(Tensor::zeros(DType::Fp32, &[]));
-    if value.len() != 1 {
-        return Err(OpError::arg("value", format!("has type {}, expected a scalar", value.ty())));
+    Ok(vec![value.picked(&out_shape(args)?, |_| 0).into()])
+}
+
+/// The element type of an argument of one element.
+fn scalar(args: &Args<'_>, name: &'static str) -> OpResult<DType> {
+    let ty = args.ty(name)?;
+    match ty.n_elements() {
+        None | Some(1) => Ok(ty.dtype),
+        Some(_) => Err(OpError::arg(name, format!("has type {ty}, expected a scalar"))),
     }
-    Ok(vec![value.picked(&shape, |_| 0).into()])
 }
 
 /// From `start` in steps up to `end`, which is not reached.

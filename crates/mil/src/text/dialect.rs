@@ -4,6 +4,7 @@ use crate::error::{Diagnostic, Error, Result};
 use crate::ir::{
     ArgValue, Block, Call, Constant, DType, Function, Opset, Param, Program, Span, TensorType, Type, Version,
 };
+use crate::ops;
 use crate::tensor::Tensor;
 use std::collections::HashMap;
 
@@ -18,8 +19,8 @@ impl Program {
     /// # Errors
     ///
     /// An invalid program ([`Error::is_invalid`]) with a diagnostic for each thing that the version cannot say.
-    /// 1.3 can say everything. 1.0 has no states, laid-out buffers, elements narrower than a byte and 8-bit
-    /// floats, nor the `constexpr` ops as iOS 18 defines them.
+    /// 1.3 can say everything but ops and arguments that iOS 17 no longer has. 1.0 has no states, laid-out
+    /// buffers, elements narrower than a byte and 8-bit floats, nor the `constexpr` ops as iOS 18 defines them.
     pub fn to_version(&self, version: Version) -> Result<Program> {
         let mut program = Program { version, ..self.clone() };
         if version == self.version {
@@ -28,8 +29,17 @@ impl Program {
         let (first, last) = opsets(version);
         let mut errors = Vec::new();
         for function in &mut program.functions {
+            let before = function.opset;
             function.opset = function.opset.clamp(first, last);
-            for_each_call(&mut function.body, &mut |call| call.opset = call.opset.map(|o| o.clamp(first, last)));
+            for_each_call(&mut function.body, &mut |call| {
+                let (before, opset) =
+                    (call.opset.unwrap_or(before), call.opset.unwrap_or(before).clamp(first, last));
+                call.opset = call.opset.map(|_| opset);
+                // What `Lowering` says in another way, or refuses.
+                if !call.op.starts_with("constexpr_") {
+                    errors.extend(lost(call, before, opset));
+                }
+            });
             if version == Version::V1_0 {
                 let mut lowering = Lowering::new(function);
                 lowering.function(function);
@@ -50,6 +60,22 @@ impl Program {
             for_each_call(&mut function.body, &mut normalize_call);
         }
     }
+}
+
+/// What of a call that is right in one op set is not in another.
+fn lost(call: &Call, before: Opset, after: Opset) -> Option<Diagnostic> {
+    let Ok(old) = ops::find(&call.op, before)? else { return None };
+    let new = match ops::find(&call.op, after)? {
+        Ok(new) if std::ptr::eq(new, old) => return None,
+        Ok(new) => new,
+        Err(since) => {
+            let what = format!("op `{}` comes with {since}, and the nearest op set there is {after}", call.op);
+            return Some(Diagnostic::error("version", what).at(call.span, "not in that version"));
+        }
+    };
+    let arg = call.args.iter().find(|arg| old.param(&arg.name).is_some() && new.param(&arg.name).is_none())?;
+    let what = format!("op `{}` has no parameter `{}` in {after}, the nearest op set", call.op, arg.name);
+    Some(Diagnostic::error("version", what).at(arg.span, "not in that version"))
 }
 
 /// Calls `f` for the calls of a block and of the blocks in them.
@@ -85,7 +111,7 @@ fn opsets(version: Version) -> (Opset, Opset) {
 struct Lowering {
     /// Every name of the function, so that new ones are new, with the last number that was hung on it for that.
     names: HashMap<String, usize>,
-    /// What the function's `const` calls hold.
+    /// What the `const` calls hold that can be seen from here.
     constants: HashMap<String, Constant>,
     errors: Vec<Diagnostic>,
 }
@@ -102,9 +128,6 @@ impl Lowering {
         self.names.extend(block.params.iter().map(|p| (p.name.clone(), 0)));
         for call in &block.calls {
             self.names.extend(call.outputs.iter().map(|p| (p.name.clone(), 0)));
-            if let ("const", [output], Some(value)) = (&*call.op, &*call.outputs, call.attribute("val")) {
-                self.constants.insert(output.name.clone(), value.clone());
-            }
             call.blocks.iter().for_each(|b| self.collect(b));
         }
     }
@@ -147,7 +170,13 @@ impl Lowering {
         for param in &block.params {
             self.check_type(&param.ty, param.span);
         }
+        // Blocks beside each other may use a name for different things.
+        let mut hidden = Vec::new();
         for mut call in std::mem::take(&mut block.calls) {
+            if let ("const", [output], Some(value)) = (&*call.op, &*call.outputs, call.attribute("val")) {
+                let name = output.name.clone();
+                hidden.push((name.clone(), self.constants.insert(name, value.clone())));
+            }
             for output in &call.outputs {
                 self.check_type(&output.ty, output.span);
             }
@@ -160,6 +189,12 @@ impl Lowering {
             self.name_constants(&mut call, &mut block.calls);
             call.blocks.iter_mut().for_each(|b| self.block(b));
             block.calls.push(call);
+        }
+        for (name, before) in hidden.into_iter().rev() {
+            match before {
+                Some(before) => self.constants.insert(name, before),
+                None => self.constants.remove(&name),
+            };
         }
     }
 

@@ -120,10 +120,10 @@ fn smaller(x: f64, y: f64) -> f64 {
     if x < y { x } else { y }
 }
 
-/// The sum of a number and an epsilon, as fp16.
+/// The sum of a number and an epsilon, as fp16, and as it is read again: infinity is a number.
 #[inline(always)]
 fn shifted(x: f64, epsilon: f64) -> f64 {
-    f64::from(round(x + epsilon))
+    f64::from(decode(round(x + epsilon)))
 }
 
 impl Function {

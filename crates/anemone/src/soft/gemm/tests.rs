@@ -142,3 +142,12 @@ fn products_are_summed_in_order_by_every_instruction_set_of_this_machine() {
     #[cfg(target_arch = "aarch64")]
     pulp::aarch64::Neon::try_new().into_iter().for_each(check);
 }
+
+/// Convolutions ask for the room of their widest products, and take narrower ones too.
+#[test]
+fn narrower_products_need_no_more_room() {
+    for (m, k) in [(27, 576), (32, 2400), (1, 1), (64, 27)] {
+        let room = |n| Gemm { m, k, n, transposed: (false, false) }.n_scratch_of_tiles(1);
+        assert!((1..1000).all(|n| room(n) <= room(n + 1)), "{m} {k}");
+    }
+}

@@ -318,3 +318,50 @@ fn hostile_sizes_are_refused() {
         assert!(result.is_err(), "{op} gives {:?}", result.map(|t| t.ty().to_string()));
     }
 }
+
+#[test]
+fn numbers_that_stand_for_all_are_one_and_axes_that_go_have_size_1() {
+    let hot = |name| {
+        run("one_hot", &[("indices", vector(&[0])), ("one_hot_vector_size", scalar(3)), (name, vector(&[5, 6]))])
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(hot("on_value").contains("`on_value` has type int32 [2], expected a scalar"), "{}", hot("on_value"));
+    assert!(
+        hot("off_value").contains("`off_value` has type int32 [2], expected a scalar"),
+        "{}",
+        hot("off_value")
+    );
+    let e = run("fill", &[("shape", vector(&[2])), ("value", vector(&[5, 6]))]).unwrap_err().to_string();
+    assert!(e.contains("`value` has type int32 [2], expected a scalar"), "{e}");
+
+    let e = run("squeeze", &[("x", counted(&[2, 1])), ("axes", vector(&[0]))]).unwrap_err().to_string();
+    assert!(e.contains("names axis 0"), "{e}");
+    let squeezed = |n| {
+        run_open(counted(&[n, 1, 3]), |b, x| b.call("squeeze").arg("x", x).constant("axes", vector(&[0])).finish())
+    };
+    assert_eq!(squeezed(1).shape(), [1, 3]);
+
+    let e =
+        run("transpose", &[("x", counted(&[2, 3])), ("perm", vector(&[-7, 1, -9, 0]))]).unwrap_err().to_string();
+    assert!(e.contains("expected an order of 2 axes"), "{e}");
+    let mut b = Builder::new(Version::V1_3);
+    let values = [vector(&[1, 2]), scalar(3)].map(|t| b.constant(t));
+    let e = b.call("concat").args("values", &values).constant("axis", scalar(0)).finish().unwrap_err().to_string();
+    assert!(e.contains("concat"), "{e}");
+}
+
+#[test]
+fn nan_is_never_replaced() {
+    let [inf, nan] = [f64::INFINITY, f64::NAN];
+    for (mode, expected) in [("max", [inf, inf, nan, nan]), ("min", [2.0, 5.0, nan, nan])] {
+        let data = ("data", floats(&[4], &[inf, 5.0, nan, 1.0]));
+        let (indices, updates) =
+            (("indices", vector(&[0, 1, 2, 3])), ("updates", floats(&[4], &[2.0, inf, 1.0, nan])));
+        let y = run("scatter", &[data, indices, updates, ("mode", text(mode))]).unwrap();
+        let bits = |xs: &[f64]| {
+            xs.iter().map(|x| if x.is_nan() { nan.to_bits() } else { x.to_bits() }).collect::<Vec<_>>()
+        };
+        assert_eq!(bits(y.floats().unwrap()), bits(&expected), "{mode}");
+    }
+}

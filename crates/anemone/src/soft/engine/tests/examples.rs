@@ -156,6 +156,15 @@ const EXAMPLES: &[(&str, fn())] = &[
         assert_eq!(sum(&[f32::INFINITY], &[1.0 / 16.0], 0.0), 4096.0);
         assert_eq!(sum(&[f32::NEG_INFINITY], &[0.0], 0.0), 0.0);
         assert_eq!(of_two("add", f32::NAN, 1.0), f32::INFINITY);
+        // What an epsilon makes infinite is read as 65536 again.
+        let shifted = |name, x: f32| {
+            let epsilon = Tensor::float(DType::Fp16, &[], vec![16.0]);
+            run(&[(&[1], &[x])], |b, v| b.call(name).arg("x", v[0]).constant("epsilon", epsilon.clone()).finish())
+                [0]
+        };
+        assert_eq!(["inverse", "rsqrt"].map(|name| shifted(name, 65504.0)), [1.0 / 65536.0, 1.0 / 256.0]);
+        assert_eq!(shifted("inverse", f32::NEG_INFINITY), -1.0 / 65536.0);
+        assert!((shifted("log", 65504.0) - 11.09).abs() < 0.01);
     }),
     ("elementwise", || {
         assert_eq!(of_two("add", 2048.0, 1.0), 2050.0);
